@@ -1,0 +1,1 @@
+"""Network modules only; training lives in the module of each step."""
