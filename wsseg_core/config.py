@@ -1,0 +1,195 @@
+"""Every number that a run depends on: one frozen dataclass a stage, and profiles that fill them in.
+
+A profile is a TOML file with one table a stage. Whatever it leaves out keeps the default below, which is the
+value of the published setting unless the comment beside it says otherwise. Sources: DCSM is Shimoda & Yanai,
+"Distinct Class-specific Saliency Maps for Weakly Supervised Semantic Segmentation", ECCV 2016.
+"""
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wsseg_core.errors import WorkbookError
+
+PROFILE_FOLDER = Path(__file__).parent / "profiles"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the images are and which of them are used."""
+
+    source: str = "voc"  # "voc": a devkit on disk; "toyvoc": one that is drawn when it is missing
+    devkit: str = "data/VOCdevkit/VOC2012"
+    train_split: str = "train_aug"
+    val_split: str = "val"
+    image_size: int = 500  # the longest side is scaled to this, the rest is padded (DCSM 3.2)
+    max_train_images: int = 0  # 0: all of them
+    max_val_images: int = 0
+
+
+@dataclass(frozen=True)
+class ToyVocConfig:
+    """The factors of the procedural scenes; `wsseg_core.data.toyvoc` says what each one does."""
+
+    seed: int = 0
+    train_images: int = 2400
+    val_images: int = 300
+    image_size: int = 160
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """Multi-label classifier, DCSM 3.2 and 4.2."""
+
+    width: int = 64  # channels of block 1; VGG-16 has 64
+    batch_norm: bool = False
+    fc_channels: int = 4096
+    fc6_kernel: int = 7
+    dropout: float = 0.5
+    weights: str = "imagenet"  # "imagenet": torchvision's VGG-16; "random"; or a path to a checkpoint
+    optimizer: str = "sgd"  # "sgd" or "adamw"
+    learning_rate: float = 1e-5
+    schedule: str = "constant"  # "constant" or "one_cycle"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    batch_size: int = 2
+    head_steps: int = 30_000  # on the layers above pool5 only
+    steps: int = 20_000  # then on all layers
+    resize_range: tuple[float, float] = (0.7, 1.4)  # ratio to image_size, drawn once a batch
+    flip: bool = True  # not in the paper
+    threshold: float = 0.5  # a class is detected above this score (DCSM 3.3)
+    precision: str = "auto"  # "float32", "bfloat16", or "auto": bfloat16 where the hardware has it
+    checkpoint_every: int = 500
+    validate_every: int = 2_000
+    workers: int = 2  # processes that read and decode images
+
+
+@dataclass(frozen=True)
+class SaliencyConfig:
+    """Gradients at intermediate layers, DCSM 3.3."""
+
+    sizes: tuple[int, ...] = (400, 500, 600)  # S of equation 5, as input sizes in pixels
+    other_sizes: tuple[int, ...] = (300, 700, 800)  # the rest of table 3
+    blocks: tuple[int, ...] = (3, 4, 5)  # L of equation 5
+    max_classes: int = 15  # maps kept an image, for table 4's largest N
+    precision: str = "float32"
+    batch_size: int = 1
+
+
+@dataclass(frozen=True)
+class SubtractionConfig:
+    """Equations 4 and 5 of DCSM."""
+
+    alpha: float = 3.0
+    min_candidates: int = 3  # N of table 4
+    order: str = "subtract_then_normalise"  # the paper leaves it open; see wsseg_core.subtraction
+    simonyan_alpha: float = 8.0  # best alpha of the input-gradient baseline (table 1)
+
+
+@dataclass(frozen=True)
+class CrfConfig:
+    """Dense CRF, DCSM 3.4 and 4.2. Kernel widths gamma_alpha and gamma_gamma are in pixels of a 500-pixel image."""
+
+    w1: float = 1.0
+    w2: float = 1.0
+    gamma_alpha: float = 30.0
+    gamma_beta: float = 10.0  # in grey levels of 0..255, so never scaled with the image
+    gamma_gamma: float = 3.0
+    iterations: int = 10  # the paper does not say
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """What notebooks 03 and 04 vary, and how scores are given an interval."""
+
+    alphas: tuple[float, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
+    min_candidates: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 10, 15)
+    crf_train_images: int = 100  # M, the train images whose masks choose the CRF values
+    crf_w1: tuple[float, ...] = (1, 2, 4)
+    crf_w2: tuple[float, ...] = (1, 3)
+    crf_gamma_alpha: tuple[float, ...] = (15, 30, 60)
+    crf_gamma_beta: tuple[float, ...] = (5, 10, 20)
+    crf_gamma_gamma: tuple[float, ...] = (1, 3)
+    bootstrap_samples: int = 1000
+    example_images: int = 5  # the same few pictures in every notebook
+
+
+@dataclass(frozen=True)
+class Profile:
+    """All stages of one run."""
+
+    name: str = "voc"
+    data: DataConfig = field(default_factory=DataConfig)
+    toyvoc: ToyVocConfig = field(default_factory=ToyVocConfig)
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    saliency: SaliencyConfig = field(default_factory=SaliencyConfig)
+    subtraction: SubtractionConfig = field(default_factory=SubtractionConfig)
+    crf: CrfConfig = field(default_factory=CrfConfig)
+    sweeps: SweepConfig = field(default_factory=SweepConfig)
+
+
+def available_profiles() -> list[str]:
+    """Names of the profiles that come with the package, sorted."""
+    return sorted(path.stem for path in PROFILE_FOLDER.glob("*.toml"))
+
+
+def load_profile(name: str) -> Profile:
+    """Read a profile by its name, or by the path of a TOML file of the user's own.
+
+    Raises:
+        WorkbookError: no such profile, a file that is not TOML, an unknown key (the nearest known one is
+            named), or a value of the wrong type.
+    """
+    path = Path(name) if name.endswith(".toml") else PROFILE_FOLDER / f"{name}.toml"
+    if not path.is_file():
+        raise WorkbookError(
+            f"no profile {name!r}; use one of {', '.join(available_profiles())} or a path to a .toml file"
+        )
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise WorkbookError(f"{path}: not a TOML file ({error}); mend the line or copy a profile that works") from None
+    return _build(Profile, {"name": path.stem} | tables, str(path), ())
+
+
+def _build(cls: Any, values: dict[str, Any], source: str, where: tuple[str, ...]) -> Any:
+    hints = typing.get_type_hints(cls)
+    arguments = {}
+    for key, value in values.items():
+        full = ".".join((*where, key))
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1, cutoff=0)
+            raise WorkbookError(f"{source}: unknown key {full!r}; the nearest known one is {near[0]!r}")
+        kind = hints[key]
+        if dataclasses.is_dataclass(kind):
+            if not isinstance(value, dict):
+                raise WorkbookError(f"{source}: {full!r} must be a table of values, not {value!r}")
+            arguments[key] = _build(kind, value, source, (*where, key))
+        else:
+            arguments[key] = _typed(kind, value, source, full)
+    return cls(**arguments)
+
+
+def _typed(kind: Any, value: Any, source: str, full: str) -> Any:
+    """Check one value against its annotation; whole numbers pass as floats, lists become tuples."""
+    if typing.get_origin(kind) is tuple:
+        inner = typing.get_args(kind)
+        if not isinstance(value, list) or (inner[-1] is not Ellipsis and len(value) != len(inner)):
+            raise WorkbookError(f"{source}: {full!r} must be a list like {_example(kind)}, not {value!r}")
+        return tuple(_typed(inner[0], item, source, full) for item in value)
+    if isinstance(kind, types.UnionType):
+        kind = typing.get_args(kind)[0]
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise WorkbookError(f"{source}: {full!r} must be of type {kind.__name__}, not {value!r}")
+    return value
+
+
+def _example(kind: Any) -> str:
+    return "[" + ", ".join(getattr(item, "__name__", "...") for item in typing.get_args(kind)) + "]"

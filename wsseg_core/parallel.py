@@ -1,0 +1,57 @@
+"""One process pool for everything that is done image by image on the CPU."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def cpu_count() -> int:
+    """Cores that this process may use, at least one."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _one_thread() -> None:
+    # A worker that starts threads of its own makes all of them wait for each other.
+    import cv2
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+def parallel_map(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    description: str,
+    workers: int | None = None,
+    chunk: int = 1,
+) -> Iterator[Result]:
+    """Apply a function to every item on all cores, in order, with a progress bar.
+
+    Args:
+        function: what to do with one item; it and its arguments must be picklable.
+        items: what to do it with.
+        description: what the progress bar says.
+        workers: processes; all cores when left out, the calling process alone when 1.
+        chunk: items sent to a worker at a time; raise it when one item takes milliseconds.
+
+    Yields:
+        The results, in the order of `items`. An exception in a worker is raised here.
+    """
+    workers = min(workers or cpu_count(), max(len(items), 1))
+    bar: dict[str, Any] = {"total": len(items), "desc": description, "mininterval": 1.0}
+    if workers == 1:
+        yield from tqdm(map(function, items), **bar)
+        return
+    # Forking a process whose torch has live threads can deadlock; a fork server starts from a clean one.
+    context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+    context.set_forkserver_preload(["torch", "cv2", "wsseg_core.parallel"]) if os.name == "posix" else None
+    with context.Pool(workers, initializer=_one_thread) as pool:
+        yield from tqdm(pool.imap(function, items, chunksize=chunk), **bar)
