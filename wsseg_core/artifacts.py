@@ -8,13 +8,13 @@ exists under its own name is whole; a killed run finds what it had and computes 
 import json
 import os
 import shutil
-import struct
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
 from wsseg_core.errors import WorkbookError
@@ -35,7 +35,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or str(error)
-        temporary.unlink(missing_ok=True) if path.parent.is_dir() else None
+        with suppress(OSError):
+            temporary.unlink()
         raise WorkbookError(
             f"{path}: cannot be written ({reason}); free disk space or make the folder writable, then run again"
         ) from None
@@ -69,12 +70,14 @@ class ArtifactStore:
             folder: where it lies.
             settings: everything that its content depends on, as JSON values.
             made_by: name of the notebook, told to whoever misses the store.
+
+        Raises:
+            WorkbookError: the folder cannot be emptied or written.
         """
         record = {"made_by": made_by, "settings": plain(settings)}
         old = _read_record(folder)
         if old != record:
-            if folder.exists():
-                shutil.rmtree(folder)
+            _empty(folder)
             write_json(folder / SETTINGS_FILE, record)
         return cls(folder, record)
 
@@ -108,14 +111,10 @@ class ArtifactStore:
     def has(self, image_id: str) -> bool:
         """Whether the image's file is there and as long as its header says."""
         try:
-            with self.path(image_id).open("rb") as file:
-                (header_length,) = struct.unpack("<Q", file.read(8))
-                header = json.loads(file.read(header_length))
-                size = os.fstat(file.fileno()).st_size
-        except (OSError, struct.error, ValueError, MemoryError, OverflowError):
+            with safe_open(self.path(image_id), "numpy"):  # reads the header only
+                return True
+        except (OSError, SafetensorError):
             return False
-        ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
-        return size == 8 + header_length + max(ends, default=0)
 
     def missing(self, image_ids: Iterable[str]) -> list[str]:
         """The ids that have no whole file yet, in the order given."""
@@ -138,6 +137,15 @@ class ArtifactStore:
             raise WorkbookError(
                 f"{self.path(image_id)}: missing or damaged; run notebook {self.record['made_by']} again"
             ) from None
+
+
+def _empty(folder: Path) -> None:
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise WorkbookError(f"{folder}: cannot be emptied ({reason}); make it writable, then run again") from None
 
 
 def _read_record(folder: Path) -> dict[str, Any] | None:

@@ -8,7 +8,6 @@ value of the published setting unless the comment beside it says otherwise. Sour
 import dataclasses
 import difflib
 import tomllib
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,14 +31,51 @@ class DataConfig:
     max_val_images: int = 0
 
 
+def _ranged(default: Any, low: float, high: float) -> Any:
+    """A field whose value, or each of whose values, must lie in low..high."""
+    return field(default=default, metadata={"range": (low, high)})
+
+
 @dataclass(frozen=True)
 class ToyVocConfig:
-    """The factors of the procedural scenes; `wsseg_core.data.toyvoc` says what each one does."""
+    """The factors of the procedural scenes. Turn one, draw again, and see which part of the method breaks.
 
-    seed: int = 0
-    train_images: int = 2400
-    val_images: int = 300
-    image_size: int = 160
+    Raises:
+        WorkbookError: a value outside of its range.
+    """
+
+    seed: int = _ranged(0, 0, 2**32 - 1)
+    train_images: int = _ranged(2400, 1, 99_999)
+    val_images: int = _ranged(300, 1, 99_999)
+    image_size: int = _ranged(160, 32, 1024)  # side of the square images, pixels
+    supersampling: int = _ranged(2, 1, 4)  # drawn this many times larger, then averaged down
+    object_counts: tuple[float, ...] = _ranged((0.5, 0.38, 0.12), 0, 1)  # probabilities of 1, 2, 3 objects
+    object_size: tuple[float, float] = _ranged((0.75, 1.2), 0.1, 3)  # longer side of a lone object / image side
+    head_to_body: float = _ranged(1.0, 0.3, 2)  # scale of the class-specific part; 1 as drawn
+    context: float = _ranged(0.3, 0, 1)  # probability that an object stands in a scene of its kind
+    cooccurrence: float = _ranged(0.6, 0, 1)  # multiplies the probability that a partner comes along
+    occlusion: float = _ranged(0.3, 0, 1)  # probability that something stands in front of the objects
+    clutter: int = _ranged(4, 0, 20)  # at most this many things of no class, in the colours of objects
+    camouflage: float = _ranged(0.3, 0, 1)  # probability that an object has the colour of what lies behind it
+    inner_edges: float = _ranged(0.7, 0, 1)  # contrast of the patterns inside an object
+    shadows: float = _ranged(0.5, 0, 1)  # depth of the shadows and highlights that cross contours
+    light: float = _ranged(0.3, 0, 1)  # strength of the light gradient over the image, and of its gain
+    blur: float = _ranged(0.9, 0, 5)  # largest Gaussian sigma, pixels
+    noise: float = _ranged(9.0, 0, 100)  # largest sigma of the sensor noise, grey levels
+    min_label_fraction: float = _ranged(0.01, 0, 0.5)  # a class on fewer pixels is not labelled; its pixels are void
+
+    def __post_init__(self) -> None:
+        for entry in dataclasses.fields(self):
+            value, (low, high) = getattr(self, entry.name), entry.metadata["range"]
+            values = value if isinstance(value, tuple) else (value,)
+            if not all(isinstance(number, int | float) and low <= number <= high for number in values):
+                raise WorkbookError(f"toyvoc.{entry.name} = {value!r}: use a number in {low}..{high}")
+        if not 1 <= len(self.object_counts) <= 3 or abs(sum(self.object_counts) - 1) > 1e-6:
+            raise WorkbookError(
+                f"toyvoc.object_counts = {self.object_counts!r}: use one to three probabilities that add up to 1"
+            )
+        if len(self.object_size) != 2 or self.object_size[0] > self.object_size[1]:
+            raise WorkbookError(f"toyvoc.object_size = {self.object_size!r}: use the smallest, then the largest ratio")
 
 
 @dataclass(frozen=True)
@@ -182,8 +218,6 @@ def _typed(kind: Any, value: Any, source: str, full: str) -> Any:
         if not isinstance(value, list) or (inner[-1] is not Ellipsis and len(value) != len(inner)):
             raise WorkbookError(f"{source}: {full!r} must be a list like {_example(kind)}, not {value!r}")
         return tuple(_typed(inner[0], item, source, full) for item in value)
-    if isinstance(kind, types.UnionType):
-        kind = typing.get_args(kind)[0]
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:

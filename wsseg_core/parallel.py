@@ -52,6 +52,7 @@ def parallel_map(
         return
     # Forking a process whose torch has live threads can deadlock; a fork server starts from a clean one.
     context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
-    context.set_forkserver_preload(["torch", "cv2", "wsseg_core.parallel"]) if os.name == "posix" else None
+    if os.name == "posix":
+        context.set_forkserver_preload(["torch", "cv2", "wsseg_core.parallel"])
     with context.Pool(workers, initializer=_one_thread) as pool:
         yield from tqdm(pool.imap(function, items, chunksize=chunk), **bar)

@@ -1,0 +1,70 @@
+"""The order of the notebooks. Each one is run with papermill, and again only when something behind it changed.
+
+`wsseg run --profile toy` calls this file; so may you:
+
+    snakemake --cores all --config profile=toy seed=0 results=results
+
+A notebook runs again when one of these differs from its last run: its own file, a value of the profile, the
+code of a module that it imports (comments and docstrings do not count), a published table that it compares
+with, or a notebook upstream. Within a notebook, every stage keeps what is still valid on disk.
+"""
+
+import sys
+
+from wsseg_core.dependencies import code_fingerprint, notebook_modules
+from wsseg_core.runs import open_run
+
+# Every notebook, and the notebooks whose results it reads.
+UPSTREAM = {
+    "00_overview_and_data": [],
+    "01_training": ["00_overview_and_data"],
+    "02_saliency_extraction": ["01_training"],
+    "03_subtraction_ablations": ["02_saliency_extraction"],
+    "04_crf_tuning": ["03_subtraction_ablations"],
+    "10_tables_and_claims": ["01_training", "03_subtraction_ablations", "04_crf_tuning"],
+}
+
+PROFILE = config.get("profile", "toy")
+SEED = int(config.get("seed", 0))
+RESULTS = config.get("results", "results")
+RUN = open_run(PROFILE, SEED, RESULTS)
+EXECUTED = f"{RUN.folder}/notebooks"
+WSSEG = f"{sys.executable} -m wsseg_core.cli"
+
+
+def source(name):
+    return Path("notebooks", f"{name}.ipynb")
+
+
+def published_tables(wildcards):
+    compares = "wsseg_core.tables" in notebook_modules(source(wildcards.name))
+    return sorted(map(str, Path("data/published").glob("*.csv"))) if compares else []
+
+
+rule report:
+    input:
+        expand(EXECUTED + "/{name}.ipynb", name=UPSTREAM),
+    output:
+        f"{RUN.folder}/report/index.html",
+    params:
+        code=code_fingerprint(["wsseg_core.report"]),
+    shell:
+        "{WSSEG} report --profile {PROFILE:q} --seed {SEED} --results {RESULTS:q}"
+
+
+rule notebook:
+    input:
+        source=lambda wildcards: str(source(wildcards.name)),
+        upstream=lambda wildcards: expand(EXECUTED + "/{name}.ipynb", name=UPSTREAM[wildcards.name]),
+        published=published_tables,
+    output:
+        EXECUTED + "/{name}.ipynb",
+    wildcard_constraints:
+        name="|".join(UPSTREAM),
+    params:
+        values=repr(RUN.profile),
+        code=lambda wildcards: code_fingerprint(notebook_modules(source(wildcards.name))),
+    # All cores: two trainings at once take far longer than one after the other.
+    threads: workflow.cores or 8
+    shell:
+        "{WSSEG} execute {input.source:q} {output:q} --profile {PROFILE:q} --seed {SEED} --results {RESULTS:q}"

@@ -1,0 +1,64 @@
+"""Small data that several test modules share."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wsseg_core.data.voc import write_palette_png
+
+TINY_CLASSES = ("cat", "dog", "sheep")
+TINY_SPLITS = {
+    "train": ["2007_000001", "2007_000002", "2007_000003", "2007_000004", "2007_000005", "2007_000006"],
+    "val": ["2008_000001", "2008_000002", "2008_000003"],
+}
+
+
+@pytest.fixture
+def tiny_devkit(tmp_path: Path) -> Path:
+    """Root of a devkit with three classes, six train and three val images of noise, all of different sizes.
+
+    Image number n has class n mod 3, and every third image a second one. The first object fills the upper left
+    quarter, the second one the lower right, the last column is void; the upper half of an object is its head.
+    """
+    root = tmp_path / "devkit"
+    write_tiny_devkit(root)
+    return root
+
+
+def write_tiny_devkit(root: Path, classes: tuple[str, ...] = TINY_CLASSES) -> None:
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    (root / "classes.txt").write_text("".join(f"{name}\n" for name in classes))
+    for split, ids in TINY_SPLITS.items():
+        (root / f"ImageSets/Segmentation/{split}.txt").write_text("".join(f"{image_id}\n" for image_id in ids))
+    for number, image_id in enumerate(i for ids in TINY_SPLITS.values() for i in ids):
+        values = [number % 3 + 1] + ([(number + 1) % 3 + 1] if number % 3 == 0 else [])
+        _write_image(root, image_id, number, values)
+        _write_annotation(root, image_id, [classes[value - 1] for value in values])
+
+
+def _write_image(root: Path, image_id: str, number: int, values: list[int]) -> None:
+    height, width = 32 + 2 * number, 48 - 2 * number
+    noise = np.random.default_rng([0, number]).integers(0, 256, (height, width, 3), np.uint8)
+    Image.fromarray(noise).save(root / f"JPEGImages/{image_id}.jpg", quality=90)
+    mask, parts = np.zeros((2, height, width), np.uint8)
+    corners = [(0, 0), (height // 2, width // 2)]
+    for (top, left), value in zip(corners, values, strict=False):
+        rows, columns = slice(top, top + height // 2), slice(left, left + width // 2)
+        mask[rows, columns] = value
+        parts[rows, columns] = 2
+        parts[top : top + height // 4, columns] = 1
+    mask[:, -1] = parts[:, -1] = 255
+    write_palette_png(root / f"SegmentationClass/{image_id}.png", mask)
+    write_palette_png(root / f"SegmentationParts/{image_id}.png", parts)
+
+
+def _write_annotation(root: Path, image_id: str, names: list[str]) -> None:
+    objects = "".join(
+        f"<object><name>{name}</name><difficult>{i}</difficult><part><name>head</name></part></object>"
+        for i, name in enumerate(names)
+    )
+    xml = f"<annotation><filename>{image_id}.jpg</filename>{objects}</annotation>"
+    (root / f"Annotations/{image_id}.xml").write_text(xml)

@@ -1,0 +1,293 @@
+"""The devkit reader: what it gives back, and the line that each bad input gets."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+from conftest import TINY_CLASSES, TINY_SPLITS
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+
+from wsseg_core.data.voc import (
+    TRAIN_AUG_COUNT,
+    VOC_CLASSES,
+    VOC_PALETTE,
+    DevkitError,
+    VocDevkit,
+    VocMasks,
+    read_image,
+    write_palette_png,
+)
+from wsseg_core.errors import WorkbookError
+
+FIRST = "2007_000001"  # a cat and a dog
+
+
+def message_of(action, *arguments) -> str:
+    """The one line that a call fails with."""
+    with pytest.raises(WorkbookError) as caught:
+        action(*arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def write_sbd(dataset: Path, train: list[str], val: list[str]) -> None:
+    (dataset / "cls").mkdir(parents=True)
+    (dataset / "train.txt").write_text("\n".join(train))
+    (dataset / "val.txt").write_text("\n".join(val))
+
+
+def write_mat(path: Path, mask: np.ndarray) -> None:
+    """A mask in SBD's nesting: a 1×1 structure array GTcls with the field Segmentation."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scipy.io.savemat(path, {"GTcls": {"Segmentation": mask, "CategoriesPresent": np.unique(mask)}})
+
+
+class TestReading:
+    def test_palette_has_the_published_colours(self):
+        # Everingham et al. show them; aeroplane, bicycle, bird, ..., tvmonitor, and void.
+        assert VOC_PALETTE[[0, 1, 2, 3, 8, 15, 20, 255]].tolist() == [
+            [0, 0, 0],
+            [128, 0, 0],
+            [0, 128, 0],
+            [128, 128, 0],
+            [64, 0, 0],
+            [192, 128, 128],
+            [0, 64, 128],
+            [224, 224, 192],
+        ]
+        assert len(np.unique(VOC_PALETTE, axis=0)) == 256
+
+    def test_devkit_gives_images_labels_and_splits(self, tiny_devkit):
+        devkit = VocDevkit(tiny_devkit)
+        assert devkit.classes == TINY_CLASSES
+        assert devkit.splits() == ["train", "val"]
+        assert devkit.ids("train") == TINY_SPLITS["train"]
+        image = devkit.image(FIRST)
+        assert image.shape == (32, 48, 3)
+        assert image.dtype == np.uint8
+        # The second object is marked difficult, and the parts' names are no classes: both annotations count once.
+        assert devkit.labels(FIRST).tolist() == [1, 1, 0]
+        assert devkit.label_matrix(devkit.ids("train")[:3]).tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
+        assert devkit.label_matrix([]).shape == (0, 3)
+
+    def test_without_a_class_file_the_classes_are_those_of_voc(self, tiny_devkit):
+        (tiny_devkit / "classes.txt").unlink()
+        devkit = VocDevkit(tiny_devkit)
+        assert devkit.classes == VOC_CLASSES
+        assert devkit.num_classes == 20
+        assert np.flatnonzero(devkit.labels(FIRST)).tolist() == [7, 11]
+
+    def test_masks_agree_with_labels_and_parts(self, tiny_devkit):
+        devkit = VocDevkit(tiny_devkit)
+        for image_id in devkit.ids("train"):
+            mask = VocMasks(devkit).mask(image_id)
+            parts = VocMasks(devkit, kind="parts").mask(image_id)
+            assert mask.shape == parts.shape == devkit.image(image_id).shape[:2]
+            assert set(np.unique(mask)) - {0, 255} == set(np.flatnonzero(devkit.labels(image_id)) + 1)
+            assert ((mask == 0) == (parts == 0)).all()
+
+    def test_labels_file_replaces_annotations(self, tiny_devkit):
+        (tiny_devkit / "Annotations").rename(tiny_devkit / "unused")
+        (tiny_devkit / "labels.csv").write_text(f"{FIRST},sheep,cat\n2007_000002\n")
+        assert VocDevkit(tiny_devkit).label_matrix([FIRST, "2007_000002"]).tolist() == [[1, 0, 1], [0, 0, 0]]
+
+    @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(mask=hnp.arrays(np.uint8, (32, 48), elements=st.sampled_from([0, 1, 2, 3, 255])))
+    def test_a_written_mask_is_read_back(self, tiny_devkit, mask):
+        path = tiny_devkit / f"SegmentationClass/{FIRST}.png"
+        write_palette_png(path, mask)
+        assert (VocMasks(VocDevkit(tiny_devkit)).mask(FIRST) == mask).all()
+        assert (read_image(path) == VOC_PALETTE[mask]).all()
+
+    def test_greyscale_mask_holds_labels(self, tiny_devkit):
+        mask = np.full((32, 48), 3, np.uint8)
+        Image.fromarray(mask).save(tiny_devkit / f"SegmentationClass/{FIRST}.png")
+        assert (VocMasks(VocDevkit(tiny_devkit)).mask(FIRST) == 3).all()
+
+    @pytest.mark.parametrize(
+        ("mode", "colour", "suffix", "expected"),
+        [
+            ("L", 90, "png", (90, 90, 90)),
+            ("RGBA", (10, 20, 30, 0), "png", (10, 20, 30)),
+            ("CMYK", (0, 0, 0, 155), "jpg", (100, 100, 100)),
+            ("L", 90, "jpeg", (90, 90, 90)),
+        ],
+    )
+    def test_every_kind_of_image_becomes_rgb(self, tiny_devkit, mode, colour, suffix, expected):
+        Image.new(mode, (5, 4), colour).save(tiny_devkit / f"JPEGImages/odd.{suffix}")
+        image = VocDevkit(tiny_devkit).image("odd")
+        assert image.shape == (4, 5, 3)
+        assert np.abs(image.astype(int) - expected).max() <= 2
+
+    def test_exif_orientation_is_ignored(self, tmp_path):
+        exif = Image.Exif()
+        exif[0x0112] = 6  # turned by 90 degrees
+        Image.new("RGB", (8, 4)).save(tmp_path / "a.jpg", exif=exif)
+        assert read_image(tmp_path / "a.jpg").shape == (4, 8, 3)
+
+
+class TestSbd:
+    def test_train_aug_is_train_and_sbd_without_val(self, tiny_devkit):
+        write_sbd(tiny_devkit / "sbd", ["2007_000001", "2009_000001"], ["2008_000001", "2009_000002"])
+        expected = [*TINY_SPLITS["train"], "2009_000001", "2009_000002"]
+        assert VocDevkit(tiny_devkit).ids("train_aug") == expected
+
+    def test_sbd_is_found_where_its_archive_puts_it(self, tmp_path, tiny_devkit):
+        root = tmp_path / "VOCdevkit/VOC2012"
+        root.parent.mkdir()
+        tiny_devkit.rename(root)
+        write_sbd(tmp_path / "benchmark_RELEASE/dataset", ["2009_000001"], ["2009_000002"])
+        assert "2009_000002" in VocDevkit(root).ids("train_aug")
+
+    def test_a_split_file_is_preferred(self, tiny_devkit):
+        write_sbd(tiny_devkit / "sbd", ["2009_000001"], ["2009_000002"])
+        (tiny_devkit / "ImageSets/Segmentation/train_aug.txt").write_text("2007_000003\n")
+        assert VocDevkit(tiny_devkit).ids("train_aug") == ["2007_000003"]
+
+    @pytest.mark.parametrize("missing", [0, 1])
+    def test_train_aug_of_voc_is_counted(self, tiny_devkit, missing):
+        (tiny_devkit / "classes.txt").unlink()
+        names = [f"2010_{number:06d}" for number in range(TRAIN_AUG_COUNT)]
+        val = [f"2011_{number:06d}" for number in range(1449)]
+        lists = tiny_devkit / "ImageSets/Segmentation"
+        (lists / "train.txt").write_text("\n".join(names[:1464]))
+        (lists / "val.txt").write_text("\n".join(val))
+        write_sbd(tiny_devkit / "sbd", names[1000:8498], names[8000 : TRAIN_AUG_COUNT - missing] + val[:700])
+        devkit = VocDevkit(tiny_devkit)
+        if missing:
+            assert "10,581 ids, not 10,582" in message_of(devkit.ids, "train_aug")
+        else:
+            assert devkit.ids("train_aug") == names
+
+    def test_sbd_masks_stand_in_for_missing_ones(self, tiny_devkit):
+        write_sbd(tiny_devkit / "sbd", [FIRST], ["2007_000002"])
+        mask = np.zeros((32, 48), np.uint8)
+        mask[4:9, 7:20] = 3
+        write_mat(tiny_devkit / f"sbd/cls/{FIRST}.mat", mask)
+        masks = VocMasks(VocDevkit(tiny_devkit))
+        assert 255 in masks.mask(FIRST)  # the devkit's own mask goes first
+        (tiny_devkit / f"SegmentationClass/{FIRST}.png").unlink()
+        assert (masks.mask(FIRST) == mask).all()
+
+    def test_damaged_mat_file(self, tiny_devkit):
+        write_sbd(tiny_devkit / "sbd", [FIRST], ["2007_000002"])
+        (tiny_devkit / f"SegmentationClass/{FIRST}.png").unlink()
+        mat = tiny_devkit / f"sbd/cls/{FIRST}.mat"
+        scipy.io.savemat(mat, {"other": 1})
+        masks = VocMasks(VocDevkit(tiny_devkit))
+        assert f"{mat}: not an SBD mask" in message_of(masks.mask, FIRST)
+        mat.write_bytes(b"not a matrix")
+        assert f"{mat}: not an SBD mask" in message_of(masks.mask, FIRST)
+
+    def test_no_sbd(self, tiny_devkit):
+        message = message_of(VocDevkit(tiny_devkit).ids, "train_aug")
+        assert "train_aug.txt: missing" in message
+        assert "wsseg data fetch voc" in message
+
+
+class TestBadInput:
+    def test_missing_devkit(self, tmp_path):
+        message = message_of(VocDevkit, tmp_path / "nowhere")
+        assert str(tmp_path / "nowhere") in message
+        assert "wsseg data toyvoc" in message
+        assert "wsseg data fetch voc" in message
+
+    def test_missing_split(self, tiny_devkit):
+        message = message_of(VocDevkit(tiny_devkit).ids, "trian")
+        assert "trian.txt: missing split file" in message
+        assert "(train, val)" in message
+
+    @pytest.mark.parametrize("content", [b"", b"\n  \n"])
+    def test_empty_split(self, tiny_devkit, content):
+        (tiny_devkit / "ImageSets/Segmentation/val.txt").write_bytes(content)
+        assert "val.txt: is empty" in message_of(VocDevkit(tiny_devkit).ids, "val")
+
+    def test_split_that_is_no_text(self, tiny_devkit):
+        (tiny_devkit / "ImageSets/Segmentation/val.txt").write_bytes(b"\xff\xfe\x00\x81")
+        assert "val.txt: cannot be read as text" in message_of(VocDevkit(tiny_devkit).ids, "val")
+
+    def test_id_without_an_image(self, tiny_devkit):
+        assert "nothing.jpg: missing image" in message_of(VocDevkit(tiny_devkit).image, "nothing")
+
+    @pytest.mark.parametrize("keep", [0, 30, 500])
+    def test_truncated_jpeg(self, tiny_devkit, keep):
+        path = tiny_devkit / f"JPEGImages/{FIRST}.jpg"
+        path.write_bytes(path.read_bytes()[:keep])
+        assert f"{path}: cannot be decoded" in message_of(VocDevkit(tiny_devkit).image, FIRST)
+
+    def test_unknown_class(self, tiny_devkit):
+        path = tiny_devkit / f"Annotations/{FIRST}.xml"
+        path.write_text(path.read_text().replace("<name>dog<", "<name>dogg<"))
+        message = message_of(VocDevkit(tiny_devkit).labels, FIRST)
+        assert f"{path}: unknown class 'dogg'" in message
+        assert "'dog'" in message
+
+    @pytest.mark.parametrize("content", [b"", b"<annotation><object></annotation>", b"\xff\x00"])
+    def test_malformed_annotation(self, tiny_devkit, content):
+        path = tiny_devkit / f"Annotations/{FIRST}.xml"
+        path.write_bytes(content)
+        assert f"{path}: malformed XML" in message_of(VocDevkit(tiny_devkit).labels, FIRST)
+
+    def test_missing_labels(self, tiny_devkit):
+        assert "nothing.xml: missing annotation" in message_of(VocDevkit(tiny_devkit).labels, "nothing")
+        (tiny_devkit / "Annotations").rename(tiny_devkit / "unused")
+        assert "neither this file nor an Annotations" in message_of(VocDevkit(tiny_devkit).labels, FIRST)
+        (tiny_devkit / "labels.csv").write_text("other,cat\n")
+        assert f"no line for image {FIRST}" in message_of(VocDevkit(tiny_devkit).labels, FIRST)
+
+    def test_errors_survive_a_process_pool(self, tiny_devkit):
+        with pytest.raises(DevkitError) as caught:
+            VocDevkit(tiny_devkit).image("nothing")
+        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+class TestBadMasks:
+    @pytest.fixture
+    def path(self, tiny_devkit) -> Path:
+        return tiny_devkit / f"SegmentationClass/{FIRST}.png"
+
+    @pytest.fixture
+    def masks(self, tiny_devkit) -> VocMasks:
+        return VocMasks(VocDevkit(tiny_devkit))
+
+    def test_colours_instead_of_labels(self, masks, path):
+        Image.fromarray(VOC_PALETTE[masks.mask(FIRST)]).save(path)
+        assert f"{path}: wrong palette: a RGB image" in message_of(masks.mask, FIRST)
+
+    def test_another_palette(self, masks, path):
+        image = Image.fromarray(np.ones((32, 48), np.uint8))
+        image.putpalette([0, 0, 0, 9, 8, 7])
+        image.save(path)
+        assert f"{path}: wrong palette: label 1 has colour (9, 8, 7)" in message_of(masks.mask, FIRST)
+
+    def test_label_out_of_range(self, masks, path):
+        mask = np.zeros((32, 48), np.uint8)
+        mask[3, 4] = 4
+        write_palette_png(path, mask)
+        assert f"{path}: label 4 is out of range (0..3, 255 for void)" in message_of(masks.mask, FIRST)
+
+    def test_part_out_of_range(self, masks):
+        path = masks.devkit.root / f"SegmentationParts/{FIRST}.png"
+        write_palette_png(path, np.full((32, 48), 3, np.uint8))
+        parts = VocMasks(masks.devkit, kind="parts")
+        assert f"{path}: label 3 is out of range (0..2" in message_of(parts.mask, FIRST)
+
+    def test_another_size_than_the_image(self, masks, path):
+        write_palette_png(path, np.zeros((48, 32), np.uint8))
+        assert f"{path}: the mask is 32×48, its image 48×32" in message_of(masks.mask, FIRST)
+
+    def test_damaged_or_missing(self, masks, path):
+        path.write_bytes(path.read_bytes()[:60])
+        assert f"{path}: cannot be decoded" in message_of(masks.mask, FIRST)
+        path.unlink()
+        assert f"{path}: missing mask" in message_of(masks.mask, FIRST)
+
+    def test_unknown_kind(self, tiny_devkit):
+        with pytest.raises(ValueError, match="'class' or 'parts'"):
+            VocMasks(VocDevkit(tiny_devkit), kind="objects")

@@ -1,0 +1,265 @@
+"""Multi-label classification from image-level labels, DCSM sections 3.2 and 4.2.
+
+A fully convolutional VGG-16 scores every position of an image; the maximum over the positions is the score of the
+class, and a sigmoid cross entropy compares it with the label. Nothing here knows where an object is.
+"""
+
+from dataclasses import asdict, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import average_precision_score
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from wsseg_core.artifacts import ArtifactStore
+from wsseg_core.config import ClassifierConfig
+from wsseg_core.data.transforms import resize_and_pad
+from wsseg_core.data.voc import VocDevkit
+from wsseg_core.errors import WorkbookError
+from wsseg_core.nets.vgg import FcnVgg16, head_parameters, load_imagenet_weights
+from wsseg_core.runs import Run
+from wsseg_core.training import Hardware, Key, Recipe, fit, read_checkpoint
+
+NOTEBOOK = "01_training"
+STRIDE = 32  # of the score map; training sizes are multiples of it
+
+
+class LabelledImages(Dataset):
+    """Augmented images with their image-level labels, indexed by (step, index of the image).
+
+    All images of a step share one size, drawn from `resize_range`, so that they make a batch (DCSM 3.2). The ratio
+    depends on (seed, step) and the flip on (seed, step, index), never on what was drawn before.
+    """
+
+    def __init__(self, devkit: VocDevkit, ids: list[str], size: int, config: ClassifierConfig, seed: int) -> None:
+        self.devkit, self.ids, self.size, self.config, self.seed = devkit, ids, size, config, seed
+        self.labels = torch.from_numpy(devkit.label_matrix(ids)).float()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
+        """Image, float32 (3, s, s), and labels, float32 (C,) of 0 and 1."""
+        step, index = key
+        ratio = np.random.default_rng([self.seed, step]).uniform(*self.config.resize_range)
+        size = max(1, round(self.size * ratio / STRIDE)) * STRIDE
+        image = resize_and_pad(self.devkit.image(self.ids[index]), size)
+        if self.config.flip and np.random.default_rng([self.seed, step, index]).random() < 0.5:
+            image = image.flip(2)
+        return image, self.labels[index]
+
+
+def image_scores(score_map: Tensor) -> Tensor:
+    """Global max pooling: scores of the image, (B, C), from its score map (B, C, h, w)."""
+    return score_map.amax(dim=(2, 3))
+
+
+def classification_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Sigmoid cross entropy, summed over classes and averaged over the images, DCSM equations 1 and 2."""
+    images, labels = batch
+    scores = image_scores(model(images.to(memory_format=torch.channels_last)))
+    return F.binary_cross_entropy_with_logits(scores.float(), labels, reduction="none").sum(1).mean()
+
+
+def train_classifier(run: Run, devices: int = 1) -> list[dict[str, Any]]:
+    """Train in the paper's two phases, first the layers above pool5 and then all, or resume where a run stopped.
+
+    Args:
+        run: the run; its validation images measure the average precision along the way.
+        devices: processes or GPUs.
+
+    Returns:
+        The learning curve of both phases: `phase`, `step`, `loss`, and `ap/<class>` where it was validated.
+    """
+    config = run.profile.classifier
+    ArtifactStore.create(run.artifacts("classifier"), classifier_settings(run), NOTEBOOK)
+    model = new_classifier(config, run.devkit.num_classes, run.seed)
+    history = []
+    for phase, steps, parameters in (
+        ("head", config.head_steps, head_parameters(model)),
+        ("all", config.steps, list(model.parameters())),
+    ):
+        if steps == 0:
+            continue
+        model.requires_grad_(False)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        recipe = _recipe(run, parameters, steps, phase)
+        hardware = Hardware(config.precision, devices, config.workers)
+        curve = fit(model, recipe, checkpoint_path(run, phase), hardware, f"training ({phase} layers)")
+        history += [{"phase": phase} | row for row in curve]
+    return history
+
+
+def classifier_settings(run: Run) -> dict[str, Any]:
+    """What the trained weights depend on."""
+    config = asdict(run.profile.classifier)
+    for name in ("threshold", "workers", "checkpoint_every", "validate_every"):
+        del config[name]
+    return run.settings("classifier", classes=run.devkit.classes, classifier=config)
+
+
+def checkpoint_path(run: Run, phase: str = "all") -> Path:
+    """File of the training state after a phase."""
+    return run.artifacts("classifier") / f"{phase}.ckpt"
+
+
+def _recipe(run: Run, parameters: list[nn.Parameter], steps: int, phase: str) -> Recipe:
+    config = run.profile.classifier
+    optimizer, schedule = make_optimizer(config, parameters, steps)
+    return Recipe(
+        loss=classification_loss,
+        dataset=LabelledImages(run.devkit, run.train_ids, run.profile.data.image_size, config, run.seed),
+        optimizer=optimizer,
+        schedule=schedule,
+        steps=steps,
+        batch_size=config.batch_size,
+        seed=run.seed,
+        validate=partial(average_precisions, run=run),
+        validate_every=config.validate_every,
+        checkpoint_every=config.checkpoint_every,
+        settings=classifier_settings(run) | {"phase": phase},
+    )
+
+
+def new_classifier(config: ClassifierConfig, num_classes: int, seed: int) -> FcnVgg16:
+    """An untrained network: random, with ImageNet's weights, or with those of a checkpoint.
+
+    Raises:
+        WorkbookError: the weights are missing, cannot be downloaded, or belong to another architecture.
+    """
+    torch.manual_seed(seed)
+    arguments = (config.width, config.batch_norm, config.fc_channels, config.fc6_kernel)
+    model = FcnVgg16(num_classes, *arguments, dropout=config.dropout)
+    if config.weights == "imagenet":
+        try:
+            load_imagenet_weights(model, _imagenet_state())
+        except ValueError as error:
+            raise WorkbookError(
+                f"classifier.weights = 'imagenet' does not fit: {error}; use weights = 'random'"
+            ) from None
+    elif config.weights != "random":
+        load_weights(model, Path(config.weights))
+    return model
+
+
+def _imagenet_state() -> dict[str, Tensor]:
+    from torchvision.models import VGG16_Weights
+
+    weights = VGG16_Weights.IMAGENET1K_V1
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise WorkbookError(
+            f"{weights.url}: cannot be downloaded ({error}); put the file into {folder} by hand and run again"
+        ) from None
+
+
+def load_weights(model: nn.Module, path: Path) -> dict[str, Any]:
+    """Load the network of a checkpoint, in place, and return the whole checkpoint.
+
+    Raises:
+        WorkbookError: no checkpoint there, or one of another architecture.
+    """
+    state = read_checkpoint(path)
+    shapes = [
+        {name: tuple(value.shape) for name, value in table.items()} for table in (state["model"], model.state_dict())
+    ]
+    for name in {**shapes[0], **shapes[1]}:
+        found, wanted = shapes[0].get(name, "absent"), shapes[1].get(name, "absent")
+        if found != wanted:
+            raise WorkbookError(
+                f"{path}: weights of another architecture ({name} is {found}, the network here has {wanted}); "
+                "use the profile that they were trained with"
+            )
+    model.load_state_dict(state["model"])
+    return state
+
+
+def make_optimizer(
+    config: ClassifierConfig, parameters: list[nn.Parameter], steps: int
+) -> tuple[Optimizer, LRScheduler]:
+    """SGD at a constant rate (DCSM 4.2), or AdamW in one cycle, which trains from scratch in minutes.
+
+    Raises:
+        WorkbookError: an unknown optimiser or schedule.
+    """
+    rate, decay = config.learning_rate, config.weight_decay
+    optimizer: Optimizer
+    if config.optimizer == "sgd":
+        optimizer = SGD(parameters, rate, momentum=config.momentum, weight_decay=decay)
+    elif config.optimizer == "adamw":
+        optimizer = AdamW(parameters, rate, weight_decay=decay)
+    else:
+        raise WorkbookError(f"classifier.optimizer {config.optimizer!r} is unknown; use 'sgd' or 'adamw'")
+    if config.schedule == "constant":
+        return optimizer, LambdaLR(optimizer, _constant)
+    if config.schedule == "one_cycle":
+        return optimizer, OneCycleLR(optimizer, rate, total_steps=steps + 1)
+    raise WorkbookError(f"classifier.schedule {config.schedule!r} is unknown; use 'constant' or 'one_cycle'")
+
+
+def _constant(step: int) -> float:
+    return 1.0
+
+
+def load_classifier(run: Run) -> FcnVgg16:
+    """The trained network of a run, in evaluation mode.
+
+    Raises:
+        WorkbookError: not trained yet, not to its end, or under other settings.
+    """
+    path = checkpoint_path(run)
+    ArtifactStore.open(path.parent, NOTEBOOK, classifier_settings(run))
+    config = replace(run.profile.classifier, weights="random")
+    model = new_classifier(config, run.devkit.num_classes, run.seed)
+    if load_weights(model, path)["step"] < config.steps:
+        raise WorkbookError(f"{path}: training did not finish; run notebook {NOTEBOOK} again, it will resume")
+    return model.eval()
+
+
+def classifier_from_checkpoint(path: Path) -> tuple[FcnVgg16, list[str]]:
+    """The network of a checkpoint and the names of its classes, without the run that trained it.
+
+    Raises:
+        WorkbookError: no checkpoint of a classifier.
+    """
+    settings = read_checkpoint(path)["settings"]
+    known = {field.name for field in fields(ClassifierConfig)}
+    if not {"classifier", "classes"} <= settings.keys() or not settings["classifier"].keys() <= known:
+        raise WorkbookError(f"{path}: weights of another network; give the classifier's all.ckpt")
+    config = ClassifierConfig(**settings["classifier"] | {"weights": "random"})
+    model = new_classifier(config, len(settings["classes"]), seed=0)
+    load_weights(model, path)
+    return model.eval(), settings["classes"]
+
+
+def class_probabilities(model: nn.Module, devkit: VocDevkit, ids: list[str], size: int, batch_size: int) -> np.ndarray:
+    """Sigmoid scores of images at one input size, float32 (n, C) in [0, 1]."""
+    device = next(model.parameters()).device
+    rows = []
+    with torch.inference_mode():
+        for start in tqdm(range(0, len(ids), batch_size), desc="classifying", mininterval=1.0):
+            images = [resize_and_pad(devkit.image(image_id), size) for image_id in ids[start : start + batch_size]]
+            score_map = model(torch.stack(images).to(device, memory_format=torch.channels_last))
+            rows.append(image_scores(score_map).sigmoid().float().cpu().numpy())
+    return np.concatenate(rows)
+
+
+def average_precisions(model: nn.Module, run: Run) -> dict[str, float]:
+    """Average precision of every class on the validation images, `ap/<class>` in [0, 1]; NaN for an absent class."""
+    labels = run.devkit.label_matrix(run.val_ids)
+    scores = class_probabilities(model, run.devkit, run.val_ids, run.profile.data.image_size, batch_size=32)
+    return {
+        f"ap/{name}": float(average_precision_score(labels[:, c], scores[:, c])) if labels[:, c].any() else float("nan")
+        for c, name in enumerate(run.devkit.classes)
+    }

@@ -1,0 +1,125 @@
+"""Dense CRF: class maps are drawn to the edges of the image. The only CRF in the project.
+
+Energy of a labelling x of all pixels (DCSM 3.4; Krähenbühl & Koltun, NIPS 2011):
+
+    E(x) = sum_i -log p_i(x_i) + sum_{i<j} [x_i != x_j] k(f_i, f_j)
+    k    = w1 exp(-|p_i - p_j|^2 / 2 gamma_alpha^2 - |I_i - I_j|^2 / 2 gamma_beta^2)
+         + w2 exp(-|p_i - p_j|^2 / 2 gamma_gamma^2)                                      (DCSM eq. 8)
+
+with p the position and I the colour of a pixel. Mean-field inference gives the marginals.
+Source: Shimoda & Yanai, "Distinct Class-specific Saliency Maps for Weakly Supervised Semantic Segmentation",
+ECCV 2016. Departures: pydensecrf divides each kernel by its sum over the neighbours (symmetrically), which the
+equation does not print, and filters on a permutohedral lattice, so a kernel is approximate.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from types import ModuleType
+
+import numpy as np
+
+from wsseg_core.config import CrfConfig
+from wsseg_core.errors import WorkbookError
+from wsseg_core.parallel import parallel_map
+
+REFERENCE_SIZE = 500  # pixels of the longest side at which gamma_alpha and gamma_gamma are given
+MIN_PROBABILITY = 1e-3  # keeps -log p finite; the paper does not say where it clips
+
+
+def dense_crf(image: np.ndarray, probabilities: np.ndarray, config: CrfConfig) -> np.ndarray:
+    """Refine class maps by mean-field inference in a dense CRF (DCSM eq. 8).
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        probabilities: float (K, H, W) in [0, 1], one row for each class drawn, background included. Rows need
+            not sum to one: the background of DCSM eq. 7 is 1 - max, and the energy does not care.
+        config: weights, kernel widths at 500 pixels, iterations.
+
+    Returns:
+        float32 (K, H, W), marginals that sum to 1 over K. With K = 1 there is nothing to decide and the row is
+        returned as it came.
+
+    Raises:
+        WorkbookError: wrong shapes or types, values that are not in [0, 1], a bad config, or no pydensecrf.
+    """
+    _check_config(config)
+    unary_probabilities = _checked(image, probabilities)
+    num_labels, height, width = unary_probabilities.shape
+    if num_labels == 1:
+        return unary_probabilities.copy()
+    scaled = scale_widths(config, height, width)
+    model = _pydensecrf().DenseCRF2D(width, height, num_labels)
+    unary = -np.log(unary_probabilities.clip(MIN_PROBABILITY, 1.0)).reshape(num_labels, -1)  # (K, H*W)
+    model.setUnaryEnergy(np.ascontiguousarray(unary, dtype=np.float32))
+    if scaled.w2 > 0:
+        model.addPairwiseGaussian(sxy=scaled.gamma_gamma, compat=scaled.w2)
+    if scaled.w1 > 0:
+        colours = np.ascontiguousarray(image)
+        model.addPairwiseBilateral(sxy=scaled.gamma_alpha, srgb=scaled.gamma_beta, rgbim=colours, compat=scaled.w1)
+    marginals = np.array(model.inference(scaled.iterations), dtype=np.float32)
+    return marginals.reshape(num_labels, height, width)
+
+
+def dense_crf_images(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]], config: CrfConfig, workers: int | None = None
+) -> Iterator[np.ndarray]:
+    """`dense_crf` of many (image, probabilities) pairs on all cores, in order; `workers=1` stays in this process."""
+    return parallel_map(partial(_refine_pair, config=config), pairs, description="dense CRF", workers=workers)
+
+
+def scale_widths(config: CrfConfig, height: int, width: int) -> CrfConfig:
+    """The config for an image of this size: gamma_alpha and gamma_gamma scale with the longest side.
+
+    gamma_beta is in grey levels and never scales.
+    """
+    ratio = max(height, width) / REFERENCE_SIZE
+    return replace(config, gamma_alpha=config.gamma_alpha * ratio, gamma_gamma=config.gamma_gamma * ratio)
+
+
+def _refine_pair(pair: tuple[np.ndarray, np.ndarray], config: CrfConfig) -> np.ndarray:
+    return dense_crf(*pair, config)
+
+
+def _checked(image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """The probabilities as float32 (K, H, W), once they and the image are what the CRF can take."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise WorkbookError(
+            f"dense CRF: the image must be RGB uint8 (H, W, 3), not {image.dtype} {image.shape}; "
+            "convert it with PIL's Image.convert('RGB')"
+        )
+    if probabilities.ndim != 3 or not len(probabilities) or probabilities.shape[1:] != image.shape[:2]:
+        raise WorkbookError(
+            f"dense CRF: class maps must be (K, H, W) = (K, {image.shape[0]}, {image.shape[1]}) like the image, "
+            f"not {probabilities.shape}; resize them to the image first"
+        )
+    if not (np.isfinite(probabilities).all() and probabilities.min() >= 0 and probabilities.max() <= 1):
+        raise WorkbookError(
+            "dense CRF: class maps hold values outside [0, 1] or NaN; normalise them (a map divided by a maximum "
+            "of 0 gives NaN), then run again"
+        )
+    return probabilities.astype(np.float32)
+
+
+def _check_config(config: CrfConfig) -> None:
+    widths = {name: getattr(config, name) for name in ("gamma_alpha", "gamma_beta", "gamma_gamma")}
+    weights = {"w1": config.w1, "w2": config.w2}
+    for name, value in {**widths, **weights}.items():
+        if not math.isfinite(value) or value < 0 or (name in widths and value == 0):
+            wanted = "above 0" if name in widths else "0 or more"
+            raise WorkbookError(f"crf.{name} = {value!r} must be {wanted}; mend it in the profile")
+    if config.iterations < 0:
+        raise WorkbookError(f"crf.iterations = {config.iterations!r} must be 0 or more; mend it in the profile")
+
+
+def _pydensecrf() -> ModuleType:
+    # Imported here, so that everything but the CRF works where it could not be compiled.
+    try:
+        from pydensecrf import densecrf
+    except ImportError:
+        raise WorkbookError(
+            "pydensecrf is missing: it is compiled on installation and needs a C++ compiler; "
+            "run `apt-get install g++`, then `uv sync`"
+        ) from None
+    return densecrf

@@ -1,0 +1,157 @@
+"""Saliency maps of many images, written once and recombined ever after.
+
+Notebook 02 runs this; what notebooks 03 and 04 vary (alpha, N, blocks, sizes, rule, order, CRF) is computed from these
+files. A file holds, for one image at one input size, the maps of its top-scoring classes at every layer, at the layer's
+own resolution: up-sampling them would cost a hundred times the space and adds nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from wsseg_core.artifacts import ArtifactStore
+from wsseg_core.classifier import class_probabilities, classifier_settings
+from wsseg_core.config import Profile
+from wsseg_core.data.transforms import resize_and_pad
+from wsseg_core.nets.vgg import CONV_LAYERS
+from wsseg_core.runs import Run
+from wsseg_core.saliency import INPUT, saliency_maps
+
+NOTEBOOK = "02_saliency_extraction"
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """One backward pass an image.
+
+    Attributes:
+        name: of the folder under `artifacts/saliency`.
+        guided: guided back-propagation, else plain.
+        size: side of the input, in pixels.
+        layers: where the gradient is read.
+        classes: at least so many maps an image, of its top-scoring classes; all detected ones in any case.
+    """
+
+    name: str
+    guided: bool
+    size: int
+    layers: tuple[str, ...]
+    classes: int
+
+
+def conv_layers(blocks: Sequence[int]) -> tuple[str, ...]:
+    """Names of all convolutions of the given blocks of VGG-16, lowest first."""
+    return tuple(name for block in blocks for name in CONV_LAYERS[block])
+
+
+def planned_extractions(profile: Profile) -> list[Extraction]:
+    """Everything that the tables of DCSM need, and nothing twice."""
+    config, few, many = profile.saliency, profile.subtraction.min_candidates, profile.saliency.max_classes
+    base, upper = profile.data.image_size, conv_layers(config.blocks)
+    lower = conv_layers([block for block in CONV_LAYERS if block not in config.blocks])
+    return [
+        *(Extraction(f"guided-{size}", True, size, upper, many) for size in config.sizes),  # tables 1, 2, 4
+        *(Extraction(f"guided-{size}", True, size, upper, few) for size in config.other_sizes),  # table 3
+        *(Extraction(f"plain-{size}", False, size, upper, few) for size in config.sizes),  # table 5
+        Extraction(f"lower-{base}", True, base, lower, few),  # table 2
+        Extraction(f"input-{base}", False, base, (INPUT,), few),  # Simonyan et al., table 1
+    ]
+
+
+def extraction_settings(run: Run, extraction: Extraction) -> dict:
+    """What the maps depend on."""
+    return run.settings(
+        "saliency",
+        "extraction",
+        classifier=classifier_settings(run),
+        extraction=asdict(extraction),
+        precision=run.profile.saliency.precision,
+    )
+
+
+def classify(run: Run, model: nn.Module, ids: Sequence[str]) -> ArtifactStore:
+    """Class probabilities of images at the base size: `probabilities`, float32 (C,) in [0, 1], an image."""
+    store = ArtifactStore.create(*_probability_store(run), NOTEBOOK)
+    missing = store.missing(ids)
+    if missing:
+        batch_size = run.profile.saliency.batch_size
+        rows = class_probabilities(model, run.devkit, missing, run.profile.data.image_size, batch_size)
+        for image_id, row in zip(missing, rows, strict=True):
+            store.save(image_id, probabilities=row)
+    return store
+
+
+def open_probabilities(run: Run) -> ArtifactStore:
+    """The class probabilities that `classify` wrote."""
+    folder, settings = _probability_store(run)
+    return ArtifactStore.open(folder, NOTEBOOK, settings)
+
+
+def _probability_store(run: Run) -> tuple[Path, dict[str, Any]]:
+    settings = run.settings("extraction", classifier=classifier_settings(run))
+    return run.artifacts("class_probabilities"), settings
+
+
+def extract(run: Run, model: nn.Module, ids: Sequence[str], extraction: Extraction) -> ArtifactStore:
+    """Write the saliency maps of images; those that are on disk already are left alone.
+
+    Args:
+        run: the run.
+        model: the classifier as `saliency.prepare` returns it.
+        ids: images.
+        extraction: what to compute.
+
+    Returns:
+        The store. Of every image: `classes`, int64 (K,), best score first, and for each layer its maps, float16
+        (K, h, h) in [0, 1], with `<layer>.scale`, float32 (1,), by which they were divided.
+    """
+    folder = run.artifacts("saliency") / extraction.name
+    store = ArtifactStore.create(folder, extraction_settings(run, extraction), NOTEBOOK)
+    probabilities, missing = open_probabilities(run), store.missing(ids)
+    batch_size = run.profile.saliency.batch_size
+    with tqdm(total=len(missing), desc=extraction.name, mininterval=1.0) as bar:
+        for start in range(0, len(missing), batch_size):
+            batch = missing[start : start + batch_size]
+            scores = np.stack([probabilities.load(image_id)["probabilities"] for image_id in batch])  # (B, C)
+            detected = (scores > run.profile.classifier.threshold).sum(1).max()
+            count = min(max(extraction.classes, int(detected)), scores.shape[1])
+            classes = np.argsort(-scores, axis=1, kind="stable")[:, :count]  # (B, K)
+            images = torch.stack([resize_and_pad(run.devkit.image(image_id), extraction.size) for image_id in batch])
+            maps = saliency_maps(model, images, torch.from_numpy(classes), extraction.layers, extraction.guided)
+            for row, image_id in enumerate(batch):
+                store.save(image_id, classes=classes[row], **_compact({name: m[row] for name, m in maps.items()}))
+            bar.update(len(batch))
+    return store
+
+
+def _compact(maps: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """Half the bytes without losing small gradients: raw values may lie far below what float16 resolves."""
+    arrays = {}
+    for name, values in maps.items():
+        scale = values.max().clamp(min=torch.finfo(torch.float32).tiny)
+        arrays[name] = (values / scale).cpu().numpy().astype(np.float16)
+        arrays[f"{name}.scale"] = scale.reshape(1).cpu().numpy()
+    return arrays
+
+
+def open_extraction(run: Run, extraction: Extraction) -> ArtifactStore:
+    """The maps that `extract` wrote.
+
+    Raises:
+        WorkbookError: they are missing, or were made under other settings.
+    """
+    folder = run.artifacts("saliency") / extraction.name
+    return ArtifactStore.open(folder, NOTEBOOK, extraction_settings(run, extraction))
+
+
+def load_maps(store: ArtifactStore, image_id: str, layers: Sequence[str]) -> tuple[np.ndarray, dict[str, Tensor]]:
+    """Read back what `extract` wrote: `classes`, int64 (K,), and raw maps by layer, float32 (K, h, h)."""
+    arrays = store.load(image_id)
+    maps = {name: torch.from_numpy(arrays[name].astype(np.float32) * arrays[f"{name}.scale"]) for name in layers}
+    return arrays["classes"], maps

@@ -1,0 +1,122 @@
+"""Figures in one style for all notebooks: pictures in rows, curves with intervals, and where the reader stands."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch, Patch
+
+from wsseg_core.data.voc import VOC_PALETTE
+from wsseg_core.metrics import VOID
+
+STEPS = ("data", "classifier", "saliency", "subtraction", "CRF", "tables")
+HEAT = "magma"
+
+
+def use_style() -> None:
+    """Set the look of all figures of a notebook."""
+    sns.set_theme(style="whitegrid", context="notebook", font_scale=0.8)
+    plt.rcParams.update(
+        {"figure.dpi": 100, "savefig.dpi": 150, "savefig.bbox": "tight", "image.interpolation": "nearest"}
+    )
+
+
+def colourise(mask: np.ndarray) -> np.ndarray:
+    """VOC's colours of a mask: uint8 (H, W) to uint8 (H, W, 3); void is nearly white."""
+    return VOC_PALETTE[mask]
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.6) -> np.ndarray:
+    """Tint an RGB image, uint8 (H, W, 3), by a mask, uint8 (H, W); background and void stay as they are."""
+    drawn = ((mask > 0) & (mask != VOID))[..., None]
+    mixed = (1 - opacity) * image + opacity * colourise(mask)
+    return np.where(drawn, mixed, image).astype(np.uint8)
+
+
+def pipeline_strip(here: str, steps: Sequence[str] = STEPS) -> Figure:
+    """Draw the steps of the method in a row and mark the one that a notebook is about."""
+    figure, axes = plt.subplots(figsize=(1.7 * len(steps), 0.6))
+    for index, step in enumerate(steps):
+        current = step == here
+        colour = "#2b6cb0" if current else "#e2e8f0"
+        axes.add_patch(FancyBboxPatch((index, 0), 0.72, 0.5, boxstyle="round,pad=0.06", fc=colour, ec="none"))
+        weight = "bold" if current else "normal"
+        text = "white" if current else "#4a5568"
+        axes.text(index + 0.36, 0.25, step, ha="center", va="center", color=text, weight=weight, fontsize=10)
+        if index:
+            arrow = {"arrowstyle": "->", "color": "#718096"}
+            axes.annotate("", (index - 0.07, 0.25), (index - 0.21, 0.25), arrowprops=arrow)
+    axes.set(xlim=(-0.1, len(steps) - 0.1), ylim=(-0.1, 0.6))
+    axes.axis("off")
+    return figure
+
+
+def show_rows(
+    rows: Sequence[Sequence[np.ndarray | None]],
+    column_titles: Sequence[str] = (),
+    row_titles: Sequence[str] = (),
+    side: float = 1.5,
+) -> Figure:
+    """Draw pictures in a grid, one row after the other.
+
+    Args:
+        rows: RGB images, uint8 (H, W, 3); masks, uint8 (H, W), in VOC's colours; or maps, float (H, W), each from
+            0 (dark) to 1 (bright). None leaves its place empty.
+        column_titles: above the first row.
+        row_titles: left of the first column.
+        side: inches of one picture.
+    """
+    columns = max(len(row) for row in rows)
+    figure, grid = plt.subplots(len(rows), columns, figsize=(side * columns, side * len(rows)), squeeze=False)
+    for r, row in enumerate(rows):
+        for c in range(columns):
+            axes = grid[r, c]
+            axes.set(xticks=[], yticks=[])
+            axes.grid(False)
+            for spine in axes.spines.values():
+                spine.set_visible(False)
+            if c < len(row) and row[c] is not None:
+                _draw(axes, row[c])  # type: ignore[arg-type]
+            if r == 0 and c < len(column_titles):
+                axes.set_title(column_titles[c], fontsize=9)
+            if c == 0 and r < len(row_titles):
+                axes.set_ylabel(row_titles[r], fontsize=9)
+    figure.tight_layout(pad=0.3)
+    return figure
+
+
+def _draw(axes: Axes, picture: np.ndarray) -> None:
+    if picture.ndim == 3:
+        axes.imshow(picture)
+    elif picture.dtype == np.uint8:
+        axes.imshow(colourise(picture))
+    else:
+        axes.imshow(picture, cmap=HEAT, vmin=0, vmax=1)
+
+
+def class_legend(figure: Figure, classes: Sequence[str]) -> None:
+    """Name the colours of the classes below a figure."""
+    patches = [Patch(color=VOC_PALETTE[i + 1] / 255, label=name) for i, name in enumerate(classes)]
+    figure.legend(
+        handles=patches, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(len(patches), 10), fontsize=8
+    )
+
+
+def interval_curve(axes: Axes, frame: pd.DataFrame, x: str, label: str) -> None:
+    """Plot the columns `ours`, `low` and `high` of a table over its column `x`: a line in its 95 % band."""
+    (line,) = axes.plot(frame[x], frame["ours"], marker="o", markersize=4, label=label)
+    axes.fill_between(frame[x], frame["low"], frame["high"], color=line.get_color(), alpha=0.15, lw=0)
+    axes.set(xlabel=x, ylabel="mean IoU (%)")
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> Path:
+    """Write a figure as `<name>.png`, for the report and the README."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.png"
+    figure.savefig(path)
+    return path
