@@ -74,16 +74,31 @@ def mean_field(image: np.ndarray, probabilities: np.ndarray, config: CrfConfig) 
     return q.reshape(probabilities.shape)
 
 
-@pytest.mark.parametrize("iterations", [1, 10])
-@pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (3.0, 1.0)])
-def test_it_is_near_mean_field_over_all_pairs(weights, iterations):
-    """Loosely: the lattice approximates the Gaussians. A wrong sign, width, weight or step count is outside."""
-    image, probabilities, _ = two_regions(size=14, noise=0.2)
-    image = np.random.default_rng(8).integers(90, 130, image.shape).astype(np.uint8)
-    config = CrfConfig(weights[0], weights[1], gamma_alpha=150.0, gamma_gamma=75.0, iterations=iterations)
+def ramp() -> np.ndarray:
+    """Colours that change slowly, on which the lattice is accurate."""
+    rise, flat = np.mgrid[80:140:14j, 0:1:14j][0], np.full((14, 14), 100.0)
+    return np.stack([rise, rise.T, flat], -1).astype(np.uint8)
+
+
+def speckle() -> np.ndarray:
+    """Unrelated colours, on which the spatial width of the colour kernel shows."""
+    return np.random.default_rng(8).integers(90, 130, (14, 14, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("image", "w1", "w2", "iterations", "bound"),
+    [(ramp(), w1, w2, 1, 0.006) for w1, w2 in ((1, 0), (0, 1), (1, 1), (3, 1))]
+    + [(speckle(), 1, w2, iterations, 0.008) for w2 in (0, 1) for iterations in (1, 10)],
+)
+def test_it_is_near_mean_field_over_all_pairs(image, w1, w2, iterations, bound):
+    """The lattice approximates the Gaussians, by at most 0.0046 on the ramp and 0.0057 on the speckle.
+
+    One width doubled, w1 half as large again or three iterations more each leaves the bound in some case.
+    """
+    _, probabilities, _ = two_regions(size=14, noise=0.2)
+    config = CrfConfig(w1, w2, gamma_alpha=150.0, gamma_gamma=75.0, iterations=iterations)
     difference = np.abs(dense_crf(image, probabilities, config) - mean_field(image, probabilities, config))
-    assert difference.mean() < 0.02
-    assert difference.max() < 0.1
+    assert difference.mean() < bound
 
 
 @settings(max_examples=15, deadline=None)

@@ -50,7 +50,7 @@ class ToyVocConfig:
     image_size: int = _ranged(160, 32, 1024)  # side of the square images, pixels
     supersampling: int = _ranged(2, 1, 4)  # drawn this many times larger, then averaged down
     object_counts: tuple[float, ...] = _ranged((0.5, 0.38, 0.12), 0, 1)  # probabilities of 1, 2, 3 objects
-    object_size: tuple[float, float] = _ranged((0.75, 1.2), 0.1, 3)  # longer side of a lone object / image side
+    object_size: tuple[float, float] = _ranged((0.65, 1.1), 0.1, 3)  # longer side of a lone object / image side
     head_to_body: float = _ranged(1.0, 0.3, 2)  # scale of the class-specific part; 1 as drawn
     context: float = _ranged(0.3, 0, 1)  # probability that an object stands in a scene of its kind
     cooccurrence: float = _ranged(0.6, 0, 1)  # multiplies the probability that a partner comes along

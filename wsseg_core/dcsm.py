@@ -4,24 +4,19 @@ One `Setting` is one row of a table. The maps of an image are read and up-sample
 and order, and only then combined, so that a sweep over alpha or the CRF costs little more than a single setting.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wsseg_core.artifacts import ArtifactStore
 from wsseg_core.classifier import image_scores
 from wsseg_core.config import CrfConfig, Profile
 from wsseg_core.crf import dense_crf
 from wsseg_core.data.transforms import resize_and_pad, unpad
-from wsseg_core.data.voc import VocMasks
 from wsseg_core.extraction import conv_layers, load_maps, open_extraction, open_probabilities, planned_extractions
-from wsseg_core.metrics import TEST_PROTOCOL, Scores, confusion_matrix
-from wsseg_core.parallel import parallel_map
 from wsseg_core.runs import Run
 from wsseg_core.saliency import INPUT, saliency_maps
 from wsseg_core.subtraction import aggregate, background, subtract
@@ -196,54 +191,3 @@ def segment_image(model: nn.Module, image: np.ndarray, profile: Profile, thresho
         ]
     saliency = aggregate(maps, setting.alpha) if targets else torch.zeros(0, *image.shape[:2])
     return mask_from_saliency(image, saliency, order[:targets], setting.crf)
-
-
-def score_settings(
-    run: Run, name: str, ids: Sequence[str], split: str, settings: Sequence[Setting], made_by: str
-) -> dict[str, Scores]:
-    """Score many settings on the same images, all cores, image by image; what a killed run had is kept.
-
-    Args:
-        run: the run.
-        name: of the folder under `artifacts/scores`.
-        ids: images to score; their masks are read here, in the worker processes.
-        split: what the tables call these images.
-        settings: one row each.
-        made_by: the notebook.
-
-    Returns:
-        Scores by the names of the settings, test protocol.
-    """
-    record = [asdict(setting) for setting in settings]
-    values = run.settings("dcsm", "metrics", split=split, rows=record, classifier=run.profile.classifier.threshold)
-    store = ArtifactStore.create(run.artifacts("scores") / name, values, made_by)
-    missing = store.missing(ids)
-    if missing:
-        work = partial(_score_image, saved=SavedMaps(run), settings=settings, store=store)
-        for _ in parallel_map(work, missing, description=f"scoring {name}"):
-            pass
-    return load_scores(run, store, ids)
-
-
-def _score_image(image_id: str, saved: SavedMaps, settings: Sequence[Setting], store: ArtifactStore) -> None:
-    maps = saved.of(image_id)
-    truth, classes = VocMasks(saved.devkit).mask(image_id), saved.devkit.num_classes
-    confusions = [confusion_matrix(truth, maps.mask(setting), classes) for setting in settings]
-    store.save(image_id, confusions=np.stack(confusions))  # (rows, C+1, C+1)
-
-
-def load_scores(run: Run, store: ArtifactStore, ids: Sequence[str]) -> dict[str, Scores]:
-    """Read back the scores of a store that `score_settings` filled."""
-    confusions = np.stack([store.load(image_id)["confusions"] for image_id in ids])  # (n, rows, C+1, C+1)
-    common = {
-        "split": store.record["settings"]["split"],
-        "protocol": TEST_PROTOCOL,
-        "void": "left out",
-        "pretraining": run.profile.classifier.weights,
-        "seed": run.seed,
-        "profile": run.profile.name,
-    }
-    return {
-        row["name"]: Scores(row["name"], tuple(ids), confusions[:, index], common | row)
-        for index, row in enumerate(store.record["settings"]["rows"])
-    }

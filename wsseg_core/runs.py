@@ -9,6 +9,7 @@ from wsseg_core.config import Profile, load_profile
 from wsseg_core.data.toyvoc import ensure_toyvoc
 from wsseg_core.data.voc import VocDevkit
 from wsseg_core.dependencies import code_fingerprint
+from wsseg_core.errors import WorkbookError
 
 
 def project_root() -> Path:
@@ -90,8 +91,10 @@ def open_run(profile: str = "toy", seed: int = 0, results: str = "results") -> R
         results: folder of all results, relative to the workbook's own.
 
     Raises:
-        WorkbookError: the profile does not exist or holds a value that is not known.
+        WorkbookError: the profile does not exist or holds a value that is not known, or the seed is negative.
     """
+    if seed < 0:
+        raise WorkbookError(f"seed {seed} is negative; use 0, 1, 2, ...")
     values = load_profile(profile)
     name = values.name if seed == 0 else f"{values.name}-seed{seed}"
     return Run(values, seed, project_root() / results / name)

@@ -80,14 +80,14 @@ def _known_sizes(root: Path, config: ToyVocConfig) -> dict[str, list[int]]:
     """Lengths of the files of a complete devkit; empty when it is incomplete, or after making room for a new one."""
     try:
         record = json.loads((root / RECORD_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         record = None
     except (OSError, ValueError):
         record = {}
     if record is None and root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise WorkbookError(f"{root}: holds files that were not drawn here; name an empty or a new folder")
     expected = _record(config)
-    if record and {key: record.get(key) for key in expected} == expected:
+    if isinstance(record, dict) and record.items() >= expected.items():
         return record.get("sizes", {})
     for folder in (*FOLDERS, "ImageSets"):
         shutil.rmtree(root / folder, ignore_errors=True)

@@ -56,7 +56,7 @@ def _draw(rng: np.random.Generator, config: ToyVocConfig) -> Scene:
         stage.put_thing(clutter.uniform(0.08, 0.3), clutter.uniform(0, 1, 2), clutter)
     _put_objects(stage, _choose_objects(name, cast, config), cast)
     if front.random() < config.occlusion:
-        stage.put_thing(front.uniform(0.25, 0.6), front.uniform(0.2, 0.8, 2), front)
+        stage.put_thing(front.uniform(0.2, 0.5), front.uniform(0.2, 0.8, 2), front)
     surroundings.cross_contours(stage.canvas, light, config.shadows)
     return stage.scene(surroundings.photograph(stage.canvas, light, config))
 

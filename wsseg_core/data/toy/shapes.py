@@ -4,6 +4,7 @@ A figure is drawn in object units: a frame of about 100 x 100, x to the right, y
 it onto the canvas, so that everything is filled once, at the resolution of the canvas.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import cv2
@@ -13,6 +14,7 @@ NO_PART, HEAD, BODY = 0, 1, 2
 
 Colour = np.ndarray  # (3,) float, RGB, 0..255
 Outline = np.ndarray  # (n, 2) float, a closed polygon in object units
+Points = Sequence[tuple[float, float]] | np.ndarray
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, turn: float = 0.0) -> Outline:
@@ -23,25 +25,28 @@ def ellipse(x: float, y: float, rx: float, ry: float, turn: float = 0.0) -> Outl
     return np.stack([x + u * c - v * s, y + u * s + v * c], axis=1)
 
 
-def smooth(points: list[tuple[float, float]]) -> Outline:
-    """A closed curve that rounds the corners of a polygon (three rounds of Chaikin's corner cutting, 1974)."""
+def smooth(points: Points, at: tuple[float, float] = (0, 0)) -> Outline:
+    """A closed curve that rounds the corners of a polygon, moved by `at`.
+
+    Three rounds of corner cutting (Chaikin, "An algorithm for high-speed curve generation", 1974).
+    """
     p = np.asarray(points, float)
     for _ in range(3):
         following = np.roll(p, -1, axis=0)
         p = np.stack([0.75 * p + 0.25 * following, 0.25 * p + 0.75 * following], axis=1).reshape(-1, 2)
-    return p
+    return p + at
 
 
-def bend(points: list[tuple[float, float]]) -> np.ndarray:
-    """An open curve that rounds the inner corners of a line and keeps its two ends."""
+def bend(points: Points, at: tuple[float, float] = (0, 0)) -> np.ndarray:
+    """An open curve that rounds the inner corners of a line and keeps its two ends, moved by `at`."""
     p = np.asarray(points, float)
     for _ in range(3):
         cut = np.stack([0.75 * p[:-1] + 0.25 * p[1:], 0.25 * p[:-1] + 0.75 * p[1:]], axis=1).reshape(-1, 2)
         p = np.concatenate([p[:1], cut, p[-1:]])
-    return p
+    return p + at
 
 
-def stroke(points: list[tuple[float, float]] | np.ndarray, width: float, end_width: float | None = None) -> Outline:
+def stroke(points: Points, width: float, end_width: float | None = None) -> Outline:
     """The outline of a line with round ends whose width goes from `width` to `end_width`."""
     p = np.asarray(points, float)
     along = np.gradient(p, axis=0)
@@ -114,7 +119,7 @@ class Figure:
     neck: tuple[float, float] = (50.0, 50.0)
     shapes: list[Shape] = field(default_factory=list)
 
-    def add(self, outline: Outline | list, colour: Colour | tuple, part: int = BODY, coated: bool = False) -> None:
+    def add(self, outline: Points, colour: Colour | tuple, part: int = BODY, coated: bool = False) -> None:
         """Put one more shape in front."""
         self.shapes.append(Shape(np.asarray(outline, float), np.asarray(colour, float), part, coated))
 

@@ -98,7 +98,7 @@ class Stage:
 
     def _paint(self, layer: Layer, owner: int, rng: np.random.Generator) -> None:
         solid = layer.parts > 0
-        opacity = solid.astype(np.float32)
+        opacity: np.ndarray = solid.astype(np.float32)
         sigma = rng.uniform(0, self.config.blur) * self.config.supersampling
         if sigma > 0.3:
             opacity = cv2.GaussianBlur(opacity, (0, 0), sigma)

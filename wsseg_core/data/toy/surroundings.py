@@ -65,7 +65,7 @@ def _meadow(canvas: np.ndarray, horizon: int, rng: np.random.Generator) -> None:
     for x, y in rng.uniform(0, 1, (40, 2)):
         foot = np.array([x * size, horizon + y * (size - horizon)])
         blade = foot - (rng.normal(0, 0.01) * size, rng.uniform(0.02, 0.06) * size)
-        _fill(canvas, stroke([foot, blade], 0.01 * size, 0.003 * size), green * rng.uniform(0.6, 1.3))
+        _fill(canvas, stroke(np.array([foot, blade]), 0.01 * size, 0.003 * size), green * rng.uniform(0.6, 1.3))
 
 
 def _road(canvas: np.ndarray, horizon: int, rng: np.random.Generator) -> None:
@@ -154,15 +154,12 @@ def cross_contours(canvas: np.ndarray, rng: np.random.Generator, depth: float) -
         if rng.random() < 0.3:
             mask = (smooth_noise(rng, size, size, size / 6) > 0.7).astype(np.float32)
         else:
-            start, end = rng.uniform(-0.1, 1.1, (2, 2)) * size
-            _fill_mask(mask, stroke([start, end], rng.uniform(0.05, 0.35) * size, rng.uniform(0.05, 0.35) * size))
+            start, end = rng.uniform(0.05, 0.35, 2) * size
+            band = stroke(rng.uniform(-0.1, 1.1, (2, 2)) * size, start, end)
+            cv2.fillPoly(mask, [np.round(band).astype(np.int32)], 1.0)
         soft = int(rng.uniform(0.005, 0.05) * size) | 1
         gain *= 1 + depth * change * cv2.blur(mask, (soft, soft))
     canvas *= gain[..., None]
-
-
-def _fill_mask(mask: np.ndarray, outline: np.ndarray) -> None:
-    cv2.fillPoly(mask, [np.round(outline).astype(np.int32)], 1.0)
 
 
 def photograph(canvas: np.ndarray, rng: np.random.Generator, config: ToyVocConfig) -> np.ndarray:

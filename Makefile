@@ -1,0 +1,46 @@
+# Everything from a bare machine: `make report`. Needs Python 3.11 or newer, its headers, a C++ compiler and a
+# package registry; uv, which installs the exact versions of uv.lock, is fetched when it is not there.
+PYTHON ?= python3
+PROFILE ?= toy
+UV := $(if $(shell uv --version 2>/dev/null),uv,.tools/bin/uv)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+STOP = { echo "make: $(1)" >&2; exit 1; }
+
+.DEFAULT_GOAL := help
+.PHONY: help report test lab bench clean
+
+help: ## list what there is to make
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 20
+
+report: $(INSTALLED) ## run the notebooks that are out of date, then write the report; PROFILE=smoke, toy or voc
+	@$(BIN)/wsseg run --profile $(PROFILE)
+
+test: $(INSTALLED) ## lint, types, and the tests with coverage
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/pytest --cov
+
+lab: $(INSTALLED) ## open the notebooks in JupyterLab
+	@$(BIN)/jupyter lab notebooks
+
+bench: $(INSTALLED) ## measure the speed against other implementations
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+clean: ## remove caches, drawn data and results of smoke and toy; downloads, voc results and .venv stay
+	rm -rf .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* data/toyvoc* results/smoke*
+	find results -mindepth 1 -maxdepth 1 -name 'toy-seed*' -exec rm -rf {} + 2>/dev/null || true
+	find results/toy -mindepth 1 -maxdepth 1 ! -name reference -exec rm -rf {} + 2>/dev/null || true
+
+$(INSTALLED): pyproject.toml uv.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		|| $(call STOP,$(PYTHON) is missing or older than 3.11; install Python 3.11 or newer and name it: make PYTHON=python3.12)
+	@$(PYTHON) -c 'import pathlib, sysconfig as s, sys; sys.exit(not pathlib.Path(s.get_path("include"), "Python.h").is_file())' \
+		|| $(call STOP,Python.h is missing and pydensecrf2 compiles against it; install it: apt install python3-dev)
+	@command -v "$${CXX:-g++}" >/dev/null \
+		|| $(call STOP,no C++ compiler (g++) to compile pydensecrf2 with; install it: apt install g++)
+	@$(UV) --version >/dev/null 2>&1 || { echo "fetching uv into .tools" && $(PYTHON) -m venv .tools && .tools/bin/pip install --quiet uv; } \
+		|| $(call STOP,uv could not be installed into .tools; install it by hand: https://docs.astral.sh/uv)
+	@$(UV) sync --locked --python $(PYTHON)
+	@touch $@

@@ -1,0 +1,78 @@
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+
+from wsseg_core.config import ClassifierConfig, Profile, available_profiles, load_profile
+from wsseg_core.errors import WorkbookError
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def profile(text: str) -> str:
+        path = tmp_path / "mine.toml"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return profile
+
+
+@pytest.mark.parametrize("name", ["smoke", "toy", "voc"])
+def test_shipped_profiles_load_under_their_own_name(name: str):
+    assert name in available_profiles()
+    assert load_profile(name).name == name
+
+
+def test_what_a_profile_leaves_out_is_the_published_setting():
+    assert load_profile("voc") == Profile()
+
+
+def test_values_of_a_file_replace_the_defaults(write):
+    profile = load_profile(write("[classifier]\nwidth = 16\nlearning_rate = 1\nresize_range = [0.5, 2]\n"))
+    expected = Profile(name="mine", classifier=ClassifierConfig(width=16, learning_rate=1.0, resize_range=(0.5, 2.0)))
+    assert profile == expected
+    assert isinstance(profile.classifier.learning_rate, float)
+    assert all(isinstance(ratio, float) for ratio in profile.classifier.resize_range)
+
+
+def test_a_profile_cannot_be_changed_afterwards():
+    with pytest.raises(FrozenInstanceError):
+        load_profile("toy").classifier.width = 32  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[classifier]\nlerning_rate = 1.0", "unknown key 'classifier.lerning_rate'; the nearest known one is 'learni"),
+        ("[clasifier]\nwidth = 2", "unknown key 'clasifier'; the nearest known one is 'classifier'"),
+        ("zzz = 1", "unknown key 'zzz'; the nearest known one is "),
+        ("[classifier]\nwidth = 16.0", "'classifier.width' must be of type int, not 16.0"),
+        ("[classifier]\nwidth = true", "'classifier.width' must be of type int, not True"),
+        ("[classifier]\nbatch_norm = 1", "'classifier.batch_norm' must be of type bool, not 1"),
+        ("[data]\ndevkit = 3", "'data.devkit' must be of type str, not 3"),
+        ("[saliency]\nsizes = 400", r"'saliency.sizes' must be a list like \[int, ...\], not 400"),
+        ("[saliency]\nsizes = [400, 'x']", "'saliency.sizes' must be of type int, not 'x'"),
+        ("[classifier]\nresize_range = [1.0]", r"'classifier.resize_range' must be a list like \[float, float\]"),
+        ("classifier = 3", "'classifier' must be a table of values, not 3"),
+        ("[classifier\nwidth = 2", "not a TOML file"),
+    ],
+)
+def test_a_wrong_profile_is_told_in_one_line_that_names_the_file(write, text: str, message: str):
+    path = write(text)
+    with pytest.raises(WorkbookError, match=message) as error:
+        load_profile(path)
+    assert str(error.value).startswith(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_in_another_encoding_is_told_in_one_line(tmp_path: Path):
+    path = tmp_path / "mine.toml"
+    path.write_bytes("name = 'é'".encode("latin-1"))
+    with pytest.raises(WorkbookError, match="mine.toml: not a TOML file"):
+        load_profile(str(path))
+
+
+@pytest.mark.parametrize("name", ["tiny", "nowhere/mine.toml", ""])
+def test_an_unknown_profile_names_those_there_are(name: str):
+    with pytest.raises(WorkbookError, match="no profile .*smoke, toy, voc"):
+        load_profile(name)

@@ -1,0 +1,105 @@
+"""The ground-truth firewall: nothing that trains or infers opens a pixel mask."""
+
+import contextlib
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from wsseg_core.classifier import LabelledImages, load_classifier, train_classifier
+from wsseg_core.config import load_profile
+from wsseg_core.data.voc import VocMasks
+from wsseg_core.dcsm import segment_image
+from wsseg_core.dependencies import PACKAGE, module_closure, read_cells
+from wsseg_core.extraction import classify, extract, planned_extractions
+from wsseg_core.runs import Run
+from wsseg_core.saliency import prepare
+
+NOTEBOOKS = sorted((PACKAGE.parent / "notebooks").glob("*.ipynb"))
+READERS_OF_MASKS = {"data.voc", "data.check", "metrics", "scoring"}
+LEARNERS = ["classifier", "training", "extraction", "dcsm", "segment", "saliency", "subtraction", "crf"]
+
+_guard = {"closed": False}
+
+
+class MaskOpened(Exception):
+    """A pixel mask was opened where none may be."""
+
+
+def _watch(event: str, arguments: tuple) -> None:
+    if event == "open" and _guard["closed"] and re.search(r"Segmentation(Class|Parts|Object)", str(arguments[0])):
+        raise MaskOpened(arguments[0])
+
+
+sys.addaudithook(_watch)  # an audit hook sees every file that the interpreter opens, and cannot be taken away again
+
+
+@contextlib.contextmanager
+def closed_firewall() -> Iterator[None]:
+    _guard["closed"] = True
+    try:
+        yield
+    finally:
+        _guard["closed"] = False
+
+
+@pytest.fixture
+def run(tiny_devkit: Path, tmp_path: Path) -> Run:
+    profile = load_profile("smoke")
+    data = replace(profile.data, source="voc", devkit=str(tiny_devkit))
+    return Run(replace(profile, data=data), 0, tmp_path / "results")
+
+
+def train_and_infer(run: Run) -> None:
+    train_classifier(run)
+    model = prepare(load_classifier(run), run.profile.saliency.precision)
+    classify(run, model, run.val_ids)
+    for extraction in planned_extractions(run.profile):
+        extract(run, model, run.val_ids, extraction)
+    segment_image(model, run.devkit.image(run.val_ids[0]), run.profile, threshold=0.0)
+
+
+def test_training_and_inference_open_no_mask(run: Run) -> None:
+    with closed_firewall():
+        train_and_infer(run)
+
+
+def test_the_firewall_notices_a_leak_in_training(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = LabelledImages.__getitem__
+
+    def leaking(self, key):
+        VocMasks(self.devkit).mask(self.ids[key[1]])
+        return honest(self, key)
+
+    monkeypatch.setattr(LabelledImages, "__getitem__", leaking)
+    with closed_firewall(), pytest.raises(MaskOpened):
+        train_and_infer(run)
+
+
+def test_training_and_inference_work_where_there_is_no_mask(run: Run, tiny_devkit: Path) -> None:
+    for mask in tiny_devkit.glob("Segmentation*/*.png"):
+        mask.unlink()
+    train_and_infer(run)
+
+
+def test_only_evaluation_imports_the_reader_of_masks() -> None:
+    found = {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        for path in PACKAGE.rglob("*.py")
+        if "VocMasks" in path.read_text(encoding="utf-8")
+    }
+    assert found == READERS_OF_MASKS
+
+
+def test_nothing_that_learns_imports_the_evaluation() -> None:
+    assert "scoring" not in module_closure(LEARNERS)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_read_masks_in_cells_marked_as_evaluation(notebook: Path) -> None:
+    for cell in read_cells(notebook):
+        if cell["cell_type"] == "code" and re.search(r"VocMasks|score_masks|score_settings", cell["source"]):
+            assert "evaluation" in cell["metadata"].get("tags", []), cell["source"]

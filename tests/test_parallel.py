@@ -1,0 +1,49 @@
+import math
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from wsseg_core.parallel import cpu_count, parallel_map
+
+
+def mapped(*arguments: object, **options: int) -> Iterator:
+    return parallel_map(*arguments, description="testing", **options)  # type: ignore[arg-type]
+
+
+def process_id(_: int) -> int:
+    return os.getpid()
+
+
+def test_results_come_in_the_order_of_the_items():
+    items = [20_000, 1, 3, 9_000, 2, 0]  # the first takes longest
+    assert list(mapped(math.factorial, items, workers=2)) == [math.factorial(item) for item in items]
+    assert list(mapped(math.sqrt, range(10), workers=2, chunk=3)) == [math.sqrt(item) for item in range(10)]
+
+
+def test_the_work_is_done_elsewhere_unless_there_is_one_worker():
+    assert set(mapped(process_id, range(4), workers=1)) == {os.getpid()}
+    assert os.getpid() not in set(mapped(process_id, range(4), workers=2))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_exception_in_a_worker_is_raised_here_after_the_results_before_it(workers: int):
+    results = mapped(math.sqrt, [4.0, -1.0, 9.0], workers=workers)
+    assert next(results) == 2
+    with pytest.raises(ValueError, match="math domain error|nonnegative"):
+        next(results)
+
+
+@pytest.mark.parametrize("workers", [None, 1, 3])
+def test_no_items_give_no_results(workers: int | None):
+    assert list(mapped(math.sqrt, [], workers=workers)) == []
+
+
+def test_the_bar_names_the_work_and_counts_the_items(capsys: pytest.CaptureFixture[str]):
+    list(parallel_map(abs, [-1, -2], description="drawing", workers=1))
+    assert "drawing" in (shown := capsys.readouterr().err)
+    assert "2/2" in shown
+
+
+def test_at_least_one_core_is_ours():
+    assert 1 <= cpu_count() <= (os.cpu_count() or 1)
