@@ -68,11 +68,11 @@ def test_a_wrong_profile_is_told_in_one_line_that_names_the_file(write, text: st
 def test_a_file_in_another_encoding_is_told_in_one_line(tmp_path: Path):
     path = tmp_path / "mine.toml"
     path.write_bytes("name = 'é'".encode("latin-1"))
-    with pytest.raises(WorkbookError, match="mine.toml: not a TOML file"):
+    with pytest.raises(WorkbookError, match=r"mine\.toml: not a TOML file"):
         load_profile(str(path))
 
 
 @pytest.mark.parametrize("name", ["tiny", "nowhere/mine.toml", ""])
 def test_an_unknown_profile_names_those_there_are(name: str):
-    with pytest.raises(WorkbookError, match="no profile .*smoke, toy, voc"):
+    with pytest.raises(WorkbookError, match=r"no profile .*smoke, toy, voc"):
         load_profile(name)

@@ -21,6 +21,7 @@ from wsseg_core.metrics import (
     iou,
     mean_iou,
     paired_bootstrap,
+    paired_class_bootstrap,
     part_recall,
     score_masks,
 )
@@ -199,6 +200,30 @@ def slow_difference(a: Scores, b: Scores, samples: int, seed: int) -> np.ndarray
         theirs = sum(other[a.image_ids[i]] for i in drawn)
         differences.append(mean_iou(ours) - mean_iou(theirs))
     return np.array(differences)
+
+
+def test_class_differences_come_from_the_same_resamples_as_their_mean():
+    a, b = noisy_scores("a", 0.2), noisy_scores("b", 0.3, seed=1)
+    by_class = paired_class_bootstrap(a, b, samples=50, seed=4)
+    drawn = np.random.default_rng([4, 60]).integers(0, 60, (50, 60))
+    draws = [100 * (iou(a.confusions[rows].sum(0)) - iou(b.confusions[rows].sum(0))) for rows in drawn]
+    for index, interval in enumerate(by_class):
+        column = np.array(draws)[:, index]
+        assert interval.value == pytest.approx(a.class_iou[index] - b.class_iou[index])
+        assert [interval.low, interval.high] == pytest.approx(np.percentile(column, [2.5, 97.5]))
+    assert np.mean([interval.value for interval in by_class]) == pytest.approx(paired_bootstrap(a, b).value)
+
+
+def test_a_class_that_never_occurs_has_no_difference_and_a_rare_one_has():
+    counts = np.zeros((20, 4, 4), np.int64)
+    counts[:, 0, 0] = counts[:, 0, 1] = counts[:, 1, 1] = 10
+    counts[0, 2, 2] = 5  # class 2 is in one image only, class 3 in none
+    better = counts.copy()
+    better[:, 0, 1] = 0
+    differences = paired_class_bootstrap(scores("better", better), scores("worse", counts))
+    assert differences[1].low == differences[1].high == pytest.approx(50)
+    assert (differences[2].value, differences[2].low, differences[2].high) == (0, 0, 0)
+    assert np.isnan([differences[3].value, differences[3].low, differences[3].high]).all()
 
 
 def test_the_paired_bootstrap_is_the_obvious_one():

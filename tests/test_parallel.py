@@ -30,7 +30,7 @@ def test_the_work_is_done_elsewhere_unless_there_is_one_worker():
 def test_an_exception_in_a_worker_is_raised_here_after_the_results_before_it(workers: int):
     results = mapped(math.sqrt, [4.0, -1.0, 9.0], workers=workers)
     assert next(results) == 2
-    with pytest.raises(ValueError, match="math domain error|nonnegative"):
+    with pytest.raises(ValueError, match=r"math domain error|nonnegative"):
         next(results)
 
 

@@ -19,7 +19,7 @@ from wsseg_core.data.transforms import resize_and_pad, unpad
 from wsseg_core.extraction import conv_layers, load_maps, open_extraction, open_probabilities, planned_extractions
 from wsseg_core.runs import Run
 from wsseg_core.saliency import INPUT, saliency_maps
-from wsseg_core.subtraction import aggregate, background, subtract
+from wsseg_core.subtraction import RELEASED, aggregate, background, released_saliency, subtract
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Setting:
         alpha: of equation 5.
         order: of subtraction and normalisation, see `subtraction.ORDERS`.
         crf: None for the arg-max of the maps.
+        crf_source: where the CRF values are from, if not from the profile; every table says it.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Setting:
     alpha: float = 3.0
     order: str = "subtract_then_normalise"
     crf: CrfConfig | None = None
+    crf_source: str = ""
 
 
 def dcsm_setting(profile: Profile, name: str = "dcsm", crf: bool = False, **changes: Any) -> Setting:
@@ -109,6 +111,7 @@ class ImageMaps:
         # Caches of the instance, so that the maps go when the image does.
         self.raw = cache(self._raw)
         self.subtracted = cache(self._subtracted)
+        self.aggregated = cache(self._aggregated)
 
     def _raw(self, guided: bool, size: int, layer: str) -> Tensor:
         """Up-sampled gradients, float32 (K, H, W), best-scoring class first (DCSM eq. 3)."""
@@ -122,7 +125,14 @@ class ImageMaps:
 
     def saliency(self, setting: Setting) -> Tensor:
         """Aggregated maps of the detected classes, float32 (T, H, W) in [0, 1] (DCSM eq. 5)."""
+        return self.aggregated(replace(setting, name="", crf=None, crf_source=""))
+
+    def _aggregated(self, setting: Setting) -> Tensor:
         groups = [conv_layers([block]) for block in setting.blocks] or [(INPUT,)]
+        if setting.order == RELEASED:
+            layers = [layer for group in groups for layer in group]
+            raw = [[self.raw(setting.guided, size, layer) for layer in layers] for size in setting.sizes]
+            return released_saliency(raw, self.targets, setting.min_candidates, setting.alpha)
         # A block counts once however many layers it has, as in table 2 ("the average of Block 3, Block 4, ...").
         blocks = [
             aggregate(
@@ -137,9 +147,28 @@ class ImageMaps:
         ]
         return torch.stack(blocks).mean(0)
 
+    def label_probabilities(self, setting: Setting) -> np.ndarray:
+        """What `label_probabilities` gives for the maps of a setting."""
+        return label_probabilities(self.image, self.saliency(setting), setting.crf)
+
     def mask(self, setting: Setting) -> np.ndarray:
         """uint8 (H, W): 0, or 1 + index of a detected class."""
         return mask_from_saliency(self.image, self.saliency(setting), self.classes, setting.crf)
+
+
+def label_probabilities(image: np.ndarray, saliency: Tensor, crf: CrfConfig | None) -> np.ndarray:
+    """The background and every class at every pixel, before the best is drawn (DCSM 3.4).
+
+    Args:
+        image: uint8 (H, W, 3).
+        saliency: float32 (T, H, W) in [0, 1], at least one class.
+        crf: None for the maps as they are.
+
+    Returns:
+        float32 (T+1, H, W) in [0, 1], the background (eq. 7) first. Marginals of the CRF sum to 1, maps need not.
+    """
+    probabilities = torch.cat([background(saliency)[None], saliency]).numpy()
+    return probabilities if crf is None else dense_crf(image, probabilities, crf)
 
 
 def mask_from_saliency(image: np.ndarray, saliency: Tensor, classes: np.ndarray, crf: CrfConfig | None) -> np.ndarray:
@@ -156,11 +185,8 @@ def mask_from_saliency(image: np.ndarray, saliency: Tensor, classes: np.ndarray,
     """
     if len(classes) == 0:
         return np.zeros(image.shape[:2], np.uint8)
-    probabilities = torch.cat([background(saliency)[None], saliency]).numpy()  # (T+1, H, W)
-    if crf is not None:
-        probabilities = dense_crf(image, probabilities, crf)
     values = np.concatenate([[0], classes + 1]).astype(np.uint8)
-    return values[probabilities.argmax(0)]
+    return values[label_probabilities(image, saliency, crf).argmax(0)]
 
 
 def segment_image(model: nn.Module, image: np.ndarray, profile: Profile, threshold: float = 0.5) -> np.ndarray:

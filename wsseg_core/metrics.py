@@ -177,16 +177,42 @@ def paired_bootstrap(a: Scores, b: Scores, samples: int = 1000, seed: int = 0) -
     Raises:
         WorkbookError: the two were not scored on the same images, classes, split and protocol.
     """
+    b_confusions = _aligned(a, b)
+    weights = _weights(len(a.image_ids), samples, seed)
+    draws = mean_iou(_resampled(a.confusions, weights)) - mean_iou(_resampled(b_confusions, weights))
+    return _interval(a.mean_iou - b.mean_iou, draws)
+
+
+def paired_class_bootstrap(a: Scores, b: Scores, samples: int = 1000, seed: int = 0) -> list[Interval]:
+    """Difference a - b of the IoU of every class in points, with the 95 % intervals of a paired bootstrap.
+
+    Resamples in which a class occurs for neither method are left out of its interval.
+
+    Returns:
+        C+1 intervals, the background's first; NaN where a class has no IoU.
+
+    Raises:
+        WorkbookError: the two were not scored on the same images, classes, split and protocol.
+    """
+    b_confusions = _aligned(a, b)
+    weights = _weights(len(a.image_ids), samples, seed)
+    draws = 100 * (iou(_resampled(a.confusions, weights)) - iou(_resampled(b_confusions, weights)))  # (samples, C+1)
+    values = a.class_iou - b.class_iou
+    return [
+        _interval(value, column[np.isfinite(column)] if np.isfinite(value) else np.array([np.nan]))
+        for value, column in zip(values, draws.T, strict=True)
+    ]
+
+
+def _aligned(a: Scores, b: Scores) -> np.ndarray:
+    """The matrices of b in the order of the images of a, once it is sure that the two may be compared."""
     for key in ("split", "protocol", "void"):
         if a.details[key] != b.details[key]:
             raise WorkbookError(f"{a.name!r} and {b.name!r} differ in {key}; score both alike before comparing")
     if set(a.image_ids) != set(b.image_ids) or a.confusions.shape != b.confusions.shape:
         raise WorkbookError(f"{a.name!r} and {b.name!r} have other images or classes; score both on the same split")
     position = {image_id: index for index, image_id in enumerate(b.image_ids)}
-    b_confusions = b.confusions[[position[image_id] for image_id in a.image_ids]]
-    weights = _weights(len(a.image_ids), samples, seed)
-    draws = mean_iou(_resampled(a.confusions, weights)) - mean_iou(_resampled(b_confusions, weights))
-    return _interval(a.mean_iou - b.mean_iou, draws)
+    return b.confusions[[position[image_id] for image_id in a.image_ids]]
 
 
 def _weights(count: int, samples: int, seed: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Figures in one style for all notebooks: pictures in rows, curves with intervals, and where the reader stands."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Patch
+from torch import Tensor
 
-from wsseg_core.data.voc import VOC_PALETTE
-from wsseg_core.metrics import VOID
+from wsseg_core.artifacts import write_atomically
+from wsseg_core.data.transforms import MEAN, STD
+from wsseg_core.data.voc import VOC_PALETTE, VOID
 
 STEPS = ("data", "classifier", "saliency", "subtraction", "CRF", "tables")
 HEAT = "magma"
@@ -38,9 +41,20 @@ def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.6) -> np.nda
     return np.where(drawn, mixed, image).astype(np.uint8)
 
 
-def pipeline_strip(here: str, steps: Sequence[str] = STEPS) -> Figure:
+def heat_overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Lay a map, float (H, W) in [0, 1], over an RGB image, uint8 (H, W, 3): the hotter, the less image is seen."""
+    opacity = 0.8 * heat[..., None]
+    return ((1 - opacity) * image + opacity * 255 * plt.get_cmap(HEAT)(heat)[..., :3]).astype(np.uint8)
+
+
+def photograph(image: Tensor) -> np.ndarray:
+    """Undo `transforms.normalise`: float32 (3, h, w) to uint8 (h, w, 3)."""
+    return ((image.cpu() * STD + MEAN).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+
+
+def pipeline_strip(here: str, steps: Sequence[str] = STEPS) -> None:
     """Draw the steps of the method in a row and mark the one that a notebook is about."""
-    figure, axes = plt.subplots(figsize=(1.7 * len(steps), 0.6))
+    _, axes = plt.subplots(figsize=(1.7 * len(steps), 0.6))
     for index, step in enumerate(steps):
         current = step == here
         colour = "#2b6cb0" if current else "#e2e8f0"
@@ -53,7 +67,6 @@ def pipeline_strip(here: str, steps: Sequence[str] = STEPS) -> Figure:
             axes.annotate("", (index - 0.07, 0.25), (index - 0.21, 0.25), arrowprops=arrow)
     axes.set(xlim=(-0.1, len(steps) - 0.1), ylim=(-0.1, 0.6))
     axes.axis("off")
-    return figure
 
 
 def show_rows(
@@ -76,10 +89,7 @@ def show_rows(
     for r, row in enumerate(rows):
         for c in range(columns):
             axes = grid[r, c]
-            axes.set(xticks=[], yticks=[])
-            axes.grid(False)
-            for spine in axes.spines.values():
-                spine.set_visible(False)
+            _clear(axes)
             if c < len(row) and row[c] is not None:
                 _draw(axes, row[c])  # type: ignore[arg-type]
             if r == 0 and c < len(column_titles):
@@ -88,6 +98,27 @@ def show_rows(
                 axes.set_ylabel(row_titles[r], fontsize=9)
     figure.tight_layout(pad=0.3)
     return figure
+
+
+def show_gallery(
+    pictures: Sequence[np.ndarray], captions: Sequence[str], columns: int = 5, side: float = 1.9
+) -> Figure:
+    """Draw pictures, of the kinds that `show_rows` draws, in reading order, each under a caption of its own."""
+    rows = -(-len(pictures) // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(side * columns, 1.3 * side * rows), squeeze=False)
+    for axes in grid.flat:
+        _clear(axes)
+    for axes, picture, caption in zip(grid.flat, pictures, captions, strict=False):
+        _draw(axes, picture)
+        axes.set_title(caption, fontsize=8)
+    figure.tight_layout(pad=0.3)
+    return figure
+
+
+def _clear(axes: Axes) -> None:
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
 
 
 def _draw(axes: Axes, picture: np.ndarray) -> None:
@@ -99,9 +130,15 @@ def _draw(axes: Axes, picture: np.ndarray) -> None:
         axes.imshow(picture, cmap=HEAT, vmin=0, vmax=1)
 
 
+def class_colours(count: int) -> list[tuple[float, ...]]:
+    """Colours of the foreground classes as in masks, RGB in [0, 1], for curves and bars."""
+    return [tuple(colour / 255) for colour in VOC_PALETTE[1 : count + 1]]
+
+
 def class_legend(figure: Figure, classes: Sequence[str]) -> None:
     """Name the colours of the classes below a figure."""
-    patches = [Patch(color=VOC_PALETTE[i + 1] / 255, label=name) for i, name in enumerate(classes)]
+    colours = class_colours(len(classes))
+    patches = [Patch(color=colour, label=name) for colour, name in zip(colours, classes, strict=True)]
     figure.legend(
         handles=patches, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(len(patches), 10), fontsize=8
     )
@@ -114,9 +151,12 @@ def interval_curve(axes: Axes, frame: pd.DataFrame, x: str, label: str) -> None:
     axes.set(xlabel=x, ylabel="mean IoU (%)")
 
 
-def save_figure(figure: Figure, folder: Path, name: str) -> Path:
-    """Write a figure as `<name>.png`, for the report and the README."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.png"
-    figure.savefig(path)
-    return path
+def save_figure(figure: Figure, folder: Path, name: str) -> None:
+    """Write a figure as `<name>.png`, for the report and the README.
+
+    Raises:
+        WorkbookError: the folder cannot be written.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_atomically(folder / f"{name}.png", buffer.getvalue())

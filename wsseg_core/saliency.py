@@ -1,11 +1,12 @@
 """Class saliency maps: gradients of class scores at named layers of any CNN (DCSM 3.3).
 
 Shimoda & Yanai, "Distinct Class-specific Saliency Maps for Weakly Supervised Semantic Segmentation", ECCV 2016.
-Guided back-propagation: Springenberg et al., "Striving for Simplicity", ICLR 2015 workshop. With the layer "input"
-and plain gradients the maps are those of Simonyan et al., "Deep Inside Convolutional Networks", ICLR 2014 workshop.
+Guided back-propagation: Springenberg et al., "Striving for Simplicity: The All Convolutional Net", ICLR 2015 workshop.
+Plain gradients at the layer "input" are the maps of Simonyan et al., "Deep Inside Convolutional Networks", ICLR 2014
+workshop.
 
-One forward pass records the graph from the lowest layer asked for upwards; one backward pass, batched over the
-classes, reads the gradient at every layer on its way down and stops at the lowest one.
+One forward pass records the graph from the lowest layer asked for upwards. One backward pass, batched over the
+classes, reads the gradients on its way down and ends at that layer.
 """
 
 import contextlib
@@ -22,61 +23,146 @@ from torch.overrides import TorchFunctionMode
 
 from wsseg_core.errors import WorkbookError
 
-INPUT = "input"  # the name under which the image itself is asked for
-_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+INPUT = "input"  # the layer name under which the image itself is asked for
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _RELUS = frozenset({F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_})
-_CLAMPS = frozenset({torch.clamp, torch.clamp_, torch.clamp_min, torch.clamp_min_} | {Tensor.clamp, Tensor.clamp_})
 
 
 def saliency_maps(
     model: nn.Module, images: Tensor, class_indices: Tensor, layers: Sequence[str], guided: bool = True
 ) -> dict[str, Tensor]:
+    """Largest absolute gradient over the channels of each layer, for several classes of each image.
+
+    For class c the signal is 1 at every position of channel c of the score map and 0 elsewhere; what arrives at the
+    activation L_i is dS_c/dL_i (DCSM eq. 3). The paper up-samples before it takes the maximum over the channels; here
+    the maximum comes first and up-sampling is left to the caller, which is far cheaper. Bilinear interpolation is
+    convex, so the paper's order gives a map that is never larger than ours.
+
+    "The gradient at a layer" is the one at the output of the module of that name. At `conv4_2` it has therefore
+    passed the gate of the ReLU that follows; at `relu4_2` it has not.
+
+    Args:
+        model: any CNN whose forward gives a score map (B, C, h, w) or scores (B, C). It is run in evaluation mode and
+            left as it was: training flags, hooks, `requires_grad` and `grad` of its parameters.
+        images: float (B, 3, H, W), normalised; cast to the model's dtype.
+        class_indices: int64 (B, K), the classes wanted in each image, from 0 for the first foreground class.
+        layers: names as in `model.named_modules()`, each with an output (B, channels, h, w); "input" is the image.
+        guided: guided back-propagation: at every ReLU only positive gradients pass, at positions whose input was
+            positive. A ReLU is `nn.ReLU`, `F.relu`, `torch.relu` or their in-place forms.
+
+    Returns:
+        For each layer, float32 (B, K, h, w), at least 0, without upper bound.
+
+    Raises:
+        WorkbookError: an unknown layer, one that does not run (or runs twice, or gives no feature map, or does not
+            lead to the scores), a class index that the model does not have, or scores of another form.
+    """
     edges: dict[str, GradientEdge] = {}
     with _evaluating(model), _taps(model, layers, edges), torch.enable_grad():
-        with _GuidedReLU() if guided else contextlib.nullcontext():
-            images = images.to(next(model.parameters()).dtype)
-            weights = {name: tensor.detach() for name, tensor in model.named_parameters()}
-            scores = torch.func.functional_call(model, weights, (images,))
-        signals = F.one_hot(class_indices.T, scores.shape[1]).to(scores)  # (K, B, C)
-        signals = signals.reshape(*signals.shape, *[1] * (scores.ndim - 2)).expand(-1, *scores.shape)
-        gradients = torch.autograd.grad(scores, [edges[l] for l in layers], signals, is_grads_batched=True)
-    return {l: torch.linalg.vector_norm(g, torch.inf, 2).transpose(0, 1).float() for l, g in zip(layers, gradients)}
+        scores = _forward(model, images, INPUT in layers, edges, guided)
+    for name in layers:
+        if name not in edges:
+            raise WorkbookError(f"layer {name!r} does not run in this model's forward pass; ask for another layer")
+    signals = _signals(scores, class_indices)
+    try:
+        gradients = torch.autograd.grad(scores, [edges[name] for name in layers], signals, is_grads_batched=True)
+    except RuntimeError as error:
+        if "not have been used" not in str(error) and "does not require grad" not in str(error):
+            raise
+        raise WorkbookError(
+            f"one of the layers {', '.join(layers)} does not lead to the scores; leave it out"
+        ) from None
+    # The infinity norm is max |g| in one pass, without a copy of g as large as all channels.
+    maps = [torch.linalg.vector_norm(g, torch.inf, dim=2).transpose(0, 1).float() for g in gradients]  # (B, K, h, w)
+    return dict(zip(layers, maps, strict=True))
+
+
+def prepare(model: nn.Module, precision: str = "float32") -> nn.Module:
+    """A frozen copy of a model for inference: evaluation mode, channels-last weights, the dtype of `precision`.
+
+    Args:
+        model: any CNN.
+        precision: "float32" or "bfloat16".
+
+    Raises:
+        WorkbookError: another precision.
+    """
+    if precision not in PRECISIONS:
+        raise WorkbookError(f"precision {precision!r} is not known; use one of {', '.join(PRECISIONS)}")
+    frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    return frozen.to(PRECISIONS[precision]).to(memory_format=torch.channels_last)
 
 
 class _GuidedReLU(TorchFunctionMode):
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    """While active, every ReLU passes only positive gradients. The hooks live in the graph and die with it."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func in _RELUS and result.requires_grad:
-            result.register_hook(lambda g: g.clamp(min=0))
+            node = result.grad_fn
+            if node.name() != "ReluBackward0":
+                raise WorkbookError("an in-place ReLU on a part of a tensor cannot be guided; make it out-of-place")
+            # The ReLU's backward has just made this tensor, so that nobody else can see it change.
+            node.register_hook(lambda grad_inputs, _: (grad_inputs[0].clamp_(min=0),))
         return result
 
 
+def _forward(model: nn.Module, images: Tensor, tap_input: bool, edges: dict[str, GradientEdge], guided: bool) -> Tensor:
+    # Detached weights keep the graph from reaching below the lowest tap, and the parameters from being touched.
+    weights = {name: weight.detach() for name, weight in model.named_parameters()}
+    images = images.detach().to(next((weight.dtype for weight in weights.values()), images.dtype))
+    with _GuidedReLU() if guided else contextlib.nullcontext():
+        images = _tap(INPUT, images, edges) if tap_input else images
+        scores = torch.func.functional_call(model, weights, (images,))
+    if not isinstance(scores, Tensor) or scores.ndim not in (2, 4):
+        raise WorkbookError("the model must give scores (B, C) or a score map (B, C, h, w); wrap it so that it does")
+    return scores
+
+
+def _tap(name: str, output: Any, edges: dict[str, GradientEdge]) -> Tensor:
+    """Remember where in the graph an output stands; the first output on the way up becomes the graph's leaf."""
+    if not isinstance(output, Tensor) or output.ndim != 4:
+        raise WorkbookError(f"layer {name!r} does not give a feature map (B, channels, h, w); ask for another layer")
+    if name in edges:
+        raise WorkbookError(f"layer {name!r} runs more than once in a forward pass; ask for another layer")
+    if not output.requires_grad:
+        output = output.detach().requires_grad_().clone()  # a leaf itself may not be changed by an in-place ReLU
+    edges[name] = get_gradient_edge(output)
+    return output
+
+
 @contextlib.contextmanager
-def _taps(model, layers, edges):
+def _taps(model: nn.Module, layers: Sequence[str], edges: dict[str, GradientEdge]) -> Iterator[None]:
     modules = dict(model.named_modules())
-
-    def tap(name):
-        def hook(module, args, output):
-            if not output.requires_grad:
-                output = output.detach().requires_grad_().clone()
-            edges[name] = get_gradient_edge(output)
-            return output
-        return hook
-
-    handles = [modules[l].register_forward_hook(tap(l)) for l in layers]
-    try:
+    for name in layers:
+        if name not in modules and name != INPUT:
+            near = ", ".join(difflib.get_close_matches(name, modules, cutoff=0))
+            raise WorkbookError(f"the model has no layer {name!r}; near names are {near}")
+    with contextlib.ExitStack() as stack:
+        for name in set(layers) - {INPUT}:
+            hook = modules[name].register_forward_hook(lambda _, __, output, name=name: _tap(name, output, edges))
+            stack.callback(hook.remove)
         yield
-    finally:
-        for h in handles:
-            h.remove()
 
 
 @contextlib.contextmanager
-def _evaluating(model):
-    states = {m: m.training for m in model.modules()}
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        for m, s in states.items():
-            m.training = s
+        for module in training:
+            module.training = True
+
+
+def _signals(scores: Tensor, class_indices: Tensor) -> Tensor:
+    """One gradient of the scores for each of the K classes."""
+    classes = scores.shape[1]
+    outside = class_indices[(class_indices < 0) | (class_indices >= classes)]
+    if len(outside):
+        raise WorkbookError(
+            f"class index {outside[0].item()} is not one of the model's {classes} classes, 0 to {classes - 1}"
+        )
+    signals = F.one_hot(class_indices.T, classes).to(scores)  # (K, B, C)
+    return signals.reshape(*signals.shape, *[1] * (scores.ndim - 2)).expand(-1, *scores.shape)  # (K, B, C[, h, w])

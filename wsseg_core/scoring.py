@@ -64,14 +64,20 @@ def load_scores(run: Run, store: ArtifactStore, ids: Sequence[str]) -> dict[str,
         "profile": run.profile.name,
     }
     return {
-        row["name"]: Scores(row["name"], tuple(ids), confusions[:, index], common | row | {"crf": crf_text(row["crf"])})
+        row["name"]: Scores(
+            row["name"],
+            tuple(ids),
+            confusions[:, index],
+            common | row | {"crf": crf_text(row["crf"], row["crf_source"])},
+        )
         for index, row in enumerate(store.record["settings"]["rows"])
     }
 
 
-def crf_text(values: Mapping[str, float] | None) -> str:
-    """The CRF of a row in a few characters: w1/w2/gamma_alpha/gamma_beta/gamma_gamma and the iterations."""
+def crf_text(values: Mapping[str, float] | None, source: str = "") -> str:
+    """The CRF of a row in a few characters: w1/w2/gamma_alpha/gamma_beta/gamma_gamma, iterations, source."""
     if values is None:
         return "none"
     names = ("w1", "w2", "gamma_alpha", "gamma_beta", "gamma_gamma")
-    return "/".join(f"{values[name]:g}" for name in names) + f", {values['iterations']} iterations"
+    text = "/".join(f"{values[name]:g}" for name in names) + f", {values['iterations']} iterations"
+    return f"{text}; {source}" if source else text

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -23,6 +22,9 @@ from tqdm import tqdm
 
 from wsseg_core.artifacts import plain, write_atomically
 from wsseg_core.errors import WorkbookError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Key = tuple[int, int]  # (step, index of the image), what a training set is indexed with
 
@@ -135,12 +137,14 @@ def fit(model: nn.Module, recipe: Recipe, checkpoint: Path, hardware: Hardware, 
     return state["history"]
 
 
-def make_fabric(hardware: Hardware) -> Fabric:
+def make_fabric(hardware: Hardware) -> "Fabric":
     """Choose the device, the processes and the precision.
 
     Raises:
         WorkbookError: an unknown precision.
     """
+    from lightning_fabric import Fabric  # takes seconds, and who only reads a checkpoint needs it not
+
     gpu = torch.cuda.is_available()
     names: dict[str, Literal["32-true", "bf16-mixed"]] = {"float32": "32-true", "bfloat16": "bf16-mixed"}
     names["auto"] = names["bfloat16" if _native_bfloat16(gpu) else "float32"]
@@ -161,7 +165,7 @@ def _native_bfloat16(gpu: bool) -> bool:
 
 
 def _run(
-    fabric: Fabric,
+    fabric: "Fabric",
     model: nn.Module,
     recipe: Recipe,
     state: dict[str, Any],
@@ -199,7 +203,7 @@ def _run(
             fabric.barrier()
 
 
-def _progress(fabric: Fabric, recipe: Recipe, first: int, workers: int, description: str) -> tqdm:
+def _progress(fabric: "Fabric", recipe: Recipe, first: int, workers: int, description: str) -> tqdm:
     """The batches of this process, under a progress bar that counts the steps of the whole run."""
     batches = StepBatches(len(recipe.dataset), recipe, first, fabric.global_rank, fabric.world_size)  # type: ignore[arg-type]
     loader = DataLoader(recipe.dataset, batch_sampler=batches, num_workers=workers)
@@ -213,7 +217,7 @@ def _progress(fabric: Fabric, recipe: Recipe, first: int, workers: int, descript
     )
 
 
-def _step(fabric: Fabric, network: nn.Module, optimizer: Any, recipe: Recipe, batch: Any, step: int) -> float:
+def _step(fabric: "Fabric", network: nn.Module, optimizer: Any, recipe: Recipe, batch: Any, step: int) -> float:
     """One step of the optimiser; returns the loss of the whole batch."""
     torch.manual_seed(recipe.seed * 1_000_003 + step)
     optimizer.zero_grad()
@@ -254,9 +258,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise WorkbookError(f"{path}: no such file; train the network first, or give the path of its weights") from None
-    except OSError as error:
+    except (PermissionError, IsADirectoryError) as error:
         raise WorkbookError(f"{path}: cannot be read ({error.strerror}); make it a readable file") from None
-    except (RuntimeError, ValueError, EOFError, LookupError, UnpicklingError):
+    except (OSError, RuntimeError, ValueError, EOFError, LookupError, UnpicklingError):
         state = None  # what torch says here suggests to load the file unsafely
     if not isinstance(state, dict) or not {"model", "settings", "step"} <= state.keys():
         raise WorkbookError(

@@ -29,7 +29,7 @@ from wsseg_core.data.voc import write_palette_png
 from wsseg_core.errors import WorkbookError
 from wsseg_core.parallel import parallel_map
 
-RECIPE = 1  # raise it when the drawing changes: devkits of another recipe are drawn again
+RECIPE = 2  # raise it when the drawing changes: devkits of another recipe are drawn again
 RECORD_FILE = "toyvoc.json"
 FOLDERS = {"JPEGImages": "jpg", "SegmentationClass": "png", "SegmentationParts": "png", "Annotations": "xml"}
 
@@ -78,21 +78,25 @@ def _record(config: ToyVocConfig) -> dict[str, Any]:
 
 def _known_sizes(root: Path, config: ToyVocConfig) -> dict[str, list[int]]:
     """Lengths of the files of a complete devkit; empty when it is incomplete, or after making room for a new one."""
-    try:
-        record = json.loads((root / RECORD_FILE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        record = None
-    except (OSError, ValueError):
-        record = {}
-    if record is None and root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise WorkbookError(f"{root}: holds files that were not drawn here; name an empty or a new folder")
-    expected = _record(config)
-    if isinstance(record, dict) and record.items() >= expected.items():
+    record, expected = _read_record(root), _record(config)
+    if record.items() >= expected.items():
         return record.get("sizes", {})
     for folder in (*FOLDERS, "ImageSets"):
         shutil.rmtree(root / folder, ignore_errors=True)
     write_json(root / RECORD_FILE, expected)
     return {}
+
+
+def _read_record(root: Path) -> dict[str, Any]:
+    """The record of the devkit at `root`; empty when there is none or it cannot be read."""
+    if not (root / RECORD_FILE).is_file():
+        if root.is_file() or any(not path.name.startswith(".") for path in root.glob("*")):
+            raise WorkbookError(f"{root}: holds files that were not drawn here; name an empty or a new folder")
+        return {}
+    try:
+        return dict(json.loads((root / RECORD_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _found_sizes(root: Path) -> dict[str, list[int]]:

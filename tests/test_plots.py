@@ -1,0 +1,99 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib import pyplot as plt
+
+from wsseg_core import plots
+from wsseg_core.data.transforms import normalise
+from wsseg_core.errors import WorkbookError
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def no_window() -> Iterator[None]:
+    matplotlib.use("Agg")
+    yield
+    plt.close("all")
+
+
+def test_an_overlay_tints_the_classes_and_leaves_background_and_void() -> None:
+    mask = np.zeros((6, 5), np.uint8)
+    mask[0, :3] = (1, 255, 2)
+    tinted = plots.overlay(IMAGE, mask, opacity=1.0)
+    assert tinted[0, 0].tolist() == [128, 0, 0]  # VOC's first colour
+    assert tinted[0, 2].tolist() == [0, 128, 0]
+    untouched = (mask == 0) | (mask == 255)
+    np.testing.assert_array_equal(tinted[untouched], IMAGE[untouched])
+
+
+def test_heat_hides_the_image_only_where_it_is_hot() -> None:
+    heat = np.zeros((6, 5), np.float32)
+    heat[2, 2] = 1
+    laid = plots.heat_overlay(IMAGE, heat)
+    np.testing.assert_array_equal(laid[heat == 0], IMAGE[heat == 0])
+    assert np.abs(laid[2, 2] - (0.2 * IMAGE[2, 2] + 0.8 * np.array([252, 253, 191]))).max() <= 1  # magma's brightest
+
+
+def test_a_photograph_undoes_the_normalisation() -> None:
+    np.testing.assert_array_equal(plots.photograph(normalise(IMAGE)), IMAGE)
+
+
+def test_a_photograph_clips_what_no_image_holds() -> None:
+    assert plots.photograph(torch.full((3, 1, 1), 99.0)).tolist() == [[[255, 255, 255]]]
+
+
+def test_rows_leave_missing_pictures_empty_and_carry_their_titles() -> None:
+    mask = np.zeros((6, 5), np.uint8)
+    figure = plots.show_rows([[IMAGE, mask], [None, np.zeros((6, 5))], [IMAGE]], ["image", "mask"], ["a", "b", "c"])
+    assert [len(axes.images) for axes in figure.axes] == [1, 1, 0, 1, 1, 0]
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["image", "mask", ""]
+    assert [axes.get_ylabel() for axes in figure.axes[::2]] == ["a", "b", "c"]
+
+
+def test_a_gallery_goes_on_in_the_next_row() -> None:
+    figure = plots.show_gallery([IMAGE] * 3, ["one", "two", "three"], columns=2)
+    assert [axes.get_title() for axes in figure.axes] == ["one", "two", "three", ""]
+    assert [len(axes.images) for axes in figure.axes] == [1, 1, 1, 0]
+
+
+def test_the_strip_marks_where_the_reader_stands() -> None:
+    plots.pipeline_strip("saliency")
+    weights = {text.get_text(): text.get_weight() for text in plt.gca().texts if text.get_text()}
+    assert list(weights) == list(plots.STEPS)
+    assert [step for step, weight in weights.items() if weight == "bold"] == ["saliency"]
+
+
+def test_a_legend_has_the_colours_of_the_masks() -> None:
+    figure = plt.figure()
+    plots.class_legend(figure, ["cat", "dog"])
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["cat", "dog"]
+    colours = np.array([patch.get_facecolor()[:3] for patch in legend.get_patches()])
+    np.testing.assert_allclose(colours * 255, plots.colourise(np.array([[1, 2]], np.uint8))[0])
+
+
+def test_a_curve_runs_inside_its_interval() -> None:
+    frame = pd.DataFrame({"alpha": [1, 2], "ours": [40.0, 44.0], "low": [38.0, 43.0], "high": [41.0, 46.0]})
+    axes = plt.figure().gca()
+    plots.interval_curve(axes, frame, "alpha", "DCSM")
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), frame["ours"])
+    corners = axes.collections[0].get_paths()[0].vertices
+    assert (corners[:, 1].min(), corners[:, 1].max()) == (38.0, 46.0)
+
+
+def test_a_figure_is_saved_into_a_new_folder(tmp_path: Path) -> None:
+    plots.use_style()
+    plots.save_figure(plt.figure(), tmp_path / "new" / "figures", "00_nothing")
+    assert (tmp_path / "new/figures/00_nothing.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "figures").write_text("a file is in the way")
+    with pytest.raises(WorkbookError, match=r"figures.*cannot be written"):
+        plots.save_figure(plt.figure(), tmp_path / "figures", "00_nothing")
