@@ -9,6 +9,7 @@ import pytest
 import torch
 import torchvision.models._api
 from conftest import write_tiny_devkit
+from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
 from wsseg_core import classifier
@@ -23,6 +24,7 @@ from wsseg_core.classifier import (
     load_classifier,
     load_weights,
     make_optimizer,
+    mean_average_precision_interval,
     new_classifier,
     train_classifier,
 )
@@ -159,6 +161,18 @@ def test_two_phases_train_the_head_first_and_then_all(trained: tuple[Run, list[d
         *(("head", 1), ("head", 2)),
         *(("all", 1), ("all", 2), ("all", 3)),
     ]
+
+
+def test_no_gradient_is_computed_below_the_layers_that_are_trained(run: Run, monkeypatch: pytest.MonkeyPatch):
+    lowest = []
+
+    def spy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        lowest.append(next(name for name, parameter in model.named_parameters() if parameter.requires_grad))
+        return classification_loss(model, batch)
+
+    monkeypatch.setattr(classifier, "classification_loss", spy)
+    train_classifier(with_config(run, head_steps=1, steps=1))
+    assert [name.split(".")[-2] for name in lowest] == ["fc6", "conv1_1"]
 
 
 def test_validation_gives_the_average_precision_of_every_class(run: Run):
@@ -321,3 +335,28 @@ def test_average_precision_by_hand_and_an_absent_class_has_none(run: Run):
     assert precisions["ap/cat"] == pytest.approx((1 + 2 / 3) / 2)
     assert precisions["ap/dog"] == pytest.approx(1)
     assert math.isnan(precisions["ap/sheep"])
+
+
+def labels_and_scores(count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng([count, classes])
+    labels = rng.integers(0, 2, (count, classes))
+    return labels, np.round(rng.normal(labels, 1.0), 1)  # rounded, so that some scores are equal
+
+
+def test_mean_average_precision_is_scikit_learns_on_the_images_of_every_resample():
+    labels, scores = labels_and_scores(30, 3)
+
+    def slow(counts: np.ndarray) -> float:
+        drawn = np.repeat(np.arange(30), counts)
+        return float(average_precision_score(labels[drawn], scores[drawn]))
+
+    draws = np.random.default_rng(4).multinomial(30, np.full(30, 1 / 30), 50)
+    expected = slow(np.ones(30, int)), *np.percentile([slow(counts) for counts in draws], [2.5, 97.5])
+    assert mean_average_precision_interval(labels, scores, samples=50, seed=4) == pytest.approx(expected)
+
+
+def test_mean_average_precision_leaves_an_absent_class_out():
+    labels, scores = labels_and_scores(30, 3)
+    labels[:, 1] = 0
+    present = mean_average_precision_interval(labels[:, [0, 2]], scores[:, [0, 2]], samples=20)
+    assert mean_average_precision_interval(labels, scores, samples=20) == pytest.approx(present)

@@ -54,6 +54,9 @@ def test_a_profile_cannot_be_changed_afterwards():
         ("[saliency]\nsizes = [400, 'x']", "'saliency.sizes' must be of type int, not 'x'"),
         ("[classifier]\nresize_range = [1.0]", r"'classifier.resize_range' must be a list like \[float, float\]"),
         ("classifier = 3", "'classifier' must be a table of values, not 3"),
+        ("[toyvoc]\nnoise = -1", "toyvoc.noise = -1.0: use a number in 0..100"),
+        ("[toyvoc]\nobject_counts = [0.5, 0.4]", "toyvoc.object_counts = .*: use one to three probabilities that add"),
+        ("[toyvoc]\nobject_size = [1.2, 0.8]", "toyvoc.object_size = .*: use the smallest, then the largest"),
         ("[classifier\nwidth = 2", "not a TOML file"),
     ],
 )

@@ -284,8 +284,10 @@ def mean_average_precision_interval(
     count = len(labels)
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), samples)
     weights = np.vstack([np.ones(count), drawn])  # (1 + samples, n), how often each image counts
-    by_class = [_weighted_precision(*pair, weights) for pair in zip(labels.T, scores.T, strict=True)]
-    value, *draws = np.nanmean(by_class, axis=0)
+    by_class = np.array([_weighted_precision(*pair, weights) for pair in zip(labels.T, scores.T, strict=True)])
+    known = np.isfinite(by_class)  # (C, 1 + samples)
+    total, classes = np.where(known, by_class, 0).sum(0), known.sum(0)
+    value, *draws = np.divide(total, classes, out=np.full_like(total, np.nan), where=classes > 0)
     low, high = np.nanpercentile(draws, [2.5, 97.5])
     return float(value), float(low), float(high)
 

@@ -208,7 +208,10 @@ def _build(cls: Any, values: dict[str, Any], source: str, where: tuple[str, ...]
             arguments[key] = _build(kind, value, source, (*where, key))
         else:
             arguments[key] = _typed(kind, value, source, full)
-    return cls(**arguments)
+    try:
+        return cls(**arguments)
+    except WorkbookError as error:  # a value out of its range
+        raise WorkbookError(f"{source}: {error}") from None
 
 
 def _typed(kind: Any, value: Any, source: str, full: str) -> Any:

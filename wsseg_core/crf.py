@@ -56,7 +56,7 @@ def dense_crf(image: np.ndarray, probabilities: np.ndarray, config: CrfConfig) -
     if scaled.w2 > 0:
         model.addPairwiseGaussian(sxy=scaled.gamma_gamma, compat=scaled.w2)
     if scaled.w1 > 0:
-        colours = np.ascontiguousarray(image)
+        colours = np.array(image, order="C")  # a copy, because pydensecrf asks for a writable one
         model.addPairwiseBilateral(sxy=scaled.gamma_alpha, srgb=scaled.gamma_beta, rgbim=colours, compat=scaled.w1)
     marginals = np.array(model.inference(scaled.iterations), dtype=np.float32)
     return marginals.reshape(num_labels, height, width)

@@ -1,25 +1,33 @@
-"""From stored gradients to masks and their scores: DCSM with every choice of the paper left open.
+"""From stored gradients to masks: DCSM with every choice of the paper left open.
 
-One `Setting` is one row of a table. The maps of an image are read and up-sampled once, subtracted once for every N
-and order, and only then combined, so that a sweep over alpha or the CRF costs little more than a single setting.
+One `Setting` is one row of a table. Of one image, the maps are read and up-sampled once, subtracted once for every N
+and order, and squashed once for every alpha, so that a whole table costs little more than the CRF of its rows.
 """
 
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any
+from functools import partial
+from itertools import groupby
+from operator import attrgetter, itemgetter
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wsseg_core.artifacts import ArtifactStore
 from wsseg_core.classifier import image_scores
 from wsseg_core.config import CrfConfig, Profile
 from wsseg_core.crf import dense_crf
 from wsseg_core.data.transforms import resize_and_pad, unpad
+from wsseg_core.errors import WorkbookError
 from wsseg_core.extraction import conv_layers, load_maps, open_extraction, open_probabilities, planned_extractions
+from wsseg_core.grabcut import grabcut_labels
 from wsseg_core.runs import Run
 from wsseg_core.saliency import INPUT, saliency_maps
 from wsseg_core.subtraction import RELEASED, aggregate, background, released_saliency, subtract
+
+ReadMaps: TypeAlias = Callable[[bool, int, Sequence[str]], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,7 @@ class Setting:
         order: of subtraction and normalisation, see `subtraction.ORDERS`.
         crf: None for the arg-max of the maps.
         crf_source: where the CRF values are from, if not from the profile; every table says it.
+        grabcut: cut each class out by its colours instead (Simonyan et al.).
     """
 
     name: str
@@ -47,6 +56,16 @@ class Setting:
     order: str = "subtract_then_normalise"
     crf: CrfConfig | None = None
     crf_source: str = ""
+    grabcut: bool = False
+
+    def layer_groups(self) -> list[tuple[str, ...]]:
+        """Layers of each block; a block counts once however many it has, as the averages of table 2 do."""
+        return [conv_layers([block]) for block in self.blocks] or [(INPUT,)]
+
+    def parts(self) -> list["Part"]:
+        """The terms whose mean is the class map."""
+        rule = (self.min_candidates, self.order, self.alpha)
+        return [Part(self.guided, size, layers, *rule) for size in self.sizes for layers in self.layer_groups()]
 
 
 def dcsm_setting(profile: Profile, name: str = "dcsm", crf: bool = False, **changes: Any) -> Setting:
@@ -70,6 +89,17 @@ def simonyan_setting(profile: Profile, name: str = "simonyan", crf: bool = False
     return dcsm_setting(profile, name, crf, **own | {"alpha": profile.subtraction.simonyan_alpha} | changes)
 
 
+class Part(NamedTuple):
+    """What equation 5 averages: the layers of one block at one input size, subtracted and squashed."""
+
+    guided: bool
+    size: int
+    layers: tuple[str, ...]
+    min_candidates: int
+    order: str
+    alpha: float
+
+
 class SavedMaps:
     """All maps that notebook 02 wrote for a run, opened and checked once.
 
@@ -81,71 +111,115 @@ class SavedMaps:
         self.devkit = run.devkit
         self.threshold = run.profile.classifier.threshold
         self.probabilities = open_probabilities(run)
-        self.stores = {
-            (extraction.guided, extraction.size, layer): open_extraction(run, extraction)
-            for extraction in planned_extractions(run.profile)
-            for layer in extraction.layers
-        }
+        opened = [(extraction, open_extraction(run, extraction)) for extraction in planned_extractions(run.profile)]
+        self.stores = {(e.guided, e.size, layer): store for e, store in opened for layer in e.layers}
 
     def of(self, image_id: str) -> "ImageMaps":
         """The maps of one image."""
-        return ImageMaps(self, image_id)
+        probabilities = self.probabilities.load(image_id)["probabilities"]
+        return ImageMaps(self.devkit.image(image_id), probabilities, self.threshold, partial(self.read, image_id))
+
+    def read(self, image_id: str, guided: bool, size: int, layers: Sequence[str]) -> dict[str, Tensor]:
+        """Raw maps of one image at one input size, float32 (K, h, h) by layer.
+
+        Raises:
+            WorkbookError: they are not among what notebook 02 extracts.
+        """
+        return {layer: load_maps(self._store(guided, size, layer), image_id, [layer])[1][layer] for layer in layers}
+
+    def _store(self, guided: bool, size: int, layer: str) -> ArtifactStore:
+        if (guided, size, layer) not in self.stores:
+            kind = "guided" if guided else "plain"
+            raise WorkbookError(
+                f"no {kind} maps of {layer} at {size} pixels; add them to `extraction.planned_extractions`"
+            )
+        return self.stores[guided, size, layer]
 
 
 class ImageMaps:
-    """The stored maps of one image, recombined at will.
+    """The maps of one image, recombined at will.
 
     Attributes:
         image: uint8 (H, W, 3).
         probabilities: float32 (C,), of the classes in the image.
         targets: T, how many classes are detected; they come first in every map.
+        ranking: int64 (C,), indices of all classes, best first.
         classes: int64 (T,), indices of the detected classes, best first.
     """
 
-    def __init__(self, saved: SavedMaps, image_id: str) -> None:
-        self.saved, self.image_id = saved, image_id
-        self.image = saved.devkit.image(image_id)
-        self.probabilities = saved.probabilities.load(image_id)["probabilities"]
-        self.targets = int((self.probabilities > saved.threshold).sum())
-        self.classes = np.argsort(-self.probabilities, kind="stable")[: self.targets]
-        # Caches of the instance, so that the maps go when the image does.
-        self.raw = cache(self._raw)
-        self.subtracted = cache(self._subtracted)
-        self.aggregated = cache(self._aggregated)
+    def __init__(self, image: np.ndarray, probabilities: np.ndarray, threshold: float, read: ReadMaps) -> None:
+        """Take an image, its class probabilities, and a function that gives its raw maps.
 
-    def _raw(self, guided: bool, size: int, layer: str) -> Tensor:
-        """Up-sampled gradients, float32 (K, H, W), best-scoring class first (DCSM eq. 3)."""
-        _, maps = load_maps(self.saved.stores[guided, size, layer], self.image_id, [layer])
-        return unpad(maps[layer], self.image.shape[:2])
+        Args:
+            image: uint8 (H, W, 3).
+            probabilities: float32 (C,) in [0, 1].
+            threshold: a class is detected above this probability.
+            read: given `guided`, an input size and layers, the raw maps by layer, float32 (K, h, h), K leading
+                classes of the ranking.
+        """
+        self.image, self.probabilities, self.read = image, probabilities, read
+        self.ranking = np.argsort(-probabilities, kind="stable")
+        self.targets = int((probabilities > threshold).sum())
+        self.classes = self.ranking[: self.targets]
 
-    def _subtracted(self, guided: bool, size: int, layer: str, min_candidates: int, order: str) -> Tensor:
-        """Maps of the detected classes, float32 (T, H, W) in [0, 1] (DCSM eq. 4)."""
-        raw = self.raw(guided, size, layer)
-        return subtract(raw, self.targets, min_candidates, order)
+    def raw(self, guided: bool, size: int, layers: Sequence[str], rows: int | None = None) -> list[Tensor]:
+        """Up-sampled gradients of some layers, each float32 (K, H, W), best-scoring class first (DCSM eq. 3).
+
+        Args:
+            guided: guided back-propagation, else plain.
+            size: of the input, in pixels.
+            layers: names.
+            rows: only so many classes; all that there are when left out.
+
+        Raises:
+            WorkbookError: there are maps of fewer classes.
+        """
+        maps = self.read(guided, size, layers)
+        wanted = min(rows or 0, len(self.ranking))
+        for layer in layers:
+            if len(maps[layer]) < wanted:
+                raise WorkbookError(
+                    f"{layer} at {size} pixels has maps of {len(maps[layer])} classes, but {wanted} are to compete; "
+                    "lower N, or raise saliency.max_classes in the profile and run notebook 02 again"
+                )
+        return [unpad(maps[layer][:rows], self.image.shape[:2]) for layer in layers]
 
     def saliency(self, setting: Setting) -> Tensor:
-        """Aggregated maps of the detected classes, float32 (T, H, W) in [0, 1] (DCSM eq. 5)."""
-        return self.aggregated(replace(setting, name="", crf=None, crf_source=""))
+        """Class maps of the detected classes, float32 (T, H, W) in [0, 1] (DCSM eq. 5)."""
+        return self.saliencies([setting])[0]
 
-    def _aggregated(self, setting: Setting) -> Tensor:
-        groups = [conv_layers([block]) for block in setting.blocks] or [(INPUT,)]
-        if setting.order == RELEASED:
-            layers = [layer for group in groups for layer in group]
-            raw = [[self.raw(setting.guided, size, layer) for layer in layers] for size in setting.sizes]
-            return released_saliency(raw, self.targets, setting.min_candidates, setting.alpha)
-        # A block counts once however many layers it has, as in table 2 ("the average of Block 3, Block 4, ...").
-        blocks = [
-            aggregate(
-                [
-                    self.subtracted(setting.guided, size, layer, setting.min_candidates, setting.order)
-                    for size in setting.sizes
-                    for layer in layers
-                ],
-                setting.alpha,
-            )
-            for layers in groups
-        ]
-        return torch.stack(blocks).mean(0)
+    def saliencies(self, settings: Sequence[Setting]) -> Tensor:
+        """Class maps under many settings, float32 (len(settings), T, H, W) in [0, 1]; what they share is done once."""
+        result = torch.zeros(len(settings), self.targets, *self.image.shape[:2])
+        if self.targets == 0:
+            return result
+        users: dict[Part, list[int]] = {}
+        for index, setting in enumerate(settings):
+            if setting.order == RELEASED:
+                result[index] = self._released(setting)
+                continue
+            for part in setting.parts():
+                users.setdefault(part, []).append(index)
+        for part, value in self._parts(users):
+            for index in users[part]:
+                result[index].add_(value, alpha=1 / len(settings[index].parts()))
+        return result
+
+    def _parts(self, wanted: Iterable[Part]) -> Iterator[tuple[Part, Tensor]]:
+        """Every part once, float32 (T, H, W); maps are read and up-sampled once, and subtracted once for each rule."""
+        for (guided, size, layers), same_maps in groupby(sorted(wanted), key=itemgetter(0, 1, 2)):
+            parts = list(same_maps)
+            raw = self.raw(guided, size, layers, max(self.targets, *(part.min_candidates for part in parts)))
+            for (min_candidates, order), same_rule in groupby(parts, key=attrgetter("min_candidates", "order")):
+                differences = [subtract(maps, self.targets, min_candidates, order) for maps in raw]
+                for part in same_rule:
+                    yield part, aggregate(differences, part.alpha)
+
+    def _released(self, setting: Setting) -> Tensor:
+        rows = max(self.targets, setting.min_candidates)
+        layers = [layer for group in setting.layer_groups() for layer in group]
+        raw = [self.raw(setting.guided, size, layers, rows) for size in setting.sizes]
+        return released_saliency(raw, self.targets, setting.min_candidates, setting.alpha)
 
     def label_probabilities(self, setting: Setting) -> np.ndarray:
         """What `label_probabilities` gives for the maps of a setting."""
@@ -153,7 +227,19 @@ class ImageMaps:
 
     def mask(self, setting: Setting) -> np.ndarray:
         """uint8 (H, W): 0, or 1 + index of a detected class."""
-        return mask_from_saliency(self.image, self.saliency(setting), self.classes, setting.crf)
+        return self.masks([setting])[0]
+
+    def masks(self, settings: Sequence[Setting]) -> list[np.ndarray]:
+        """Masks under many settings; settings that differ in their names alone are drawn once."""
+        nameless = [replace(setting, name="", crf_source="") for setting in settings]
+        distinct = list(dict.fromkeys(nameless))
+        drawn = {s: self._draw(maps, s) for s, maps in zip(distinct, self.saliencies(distinct), strict=True)}
+        return [drawn[setting] for setting in nameless]
+
+    def _draw(self, saliency: Tensor, setting: Setting) -> np.ndarray:
+        if setting.grabcut:
+            return grabcut_labels(self.image, saliency.numpy(), self.classes)
+        return mask_from_saliency(self.image, saliency, self.classes, setting.crf)
 
 
 def label_probabilities(image: np.ndarray, saliency: Tensor, crf: CrfConfig | None) -> np.ndarray:
@@ -201,19 +287,20 @@ def segment_image(model: nn.Module, image: np.ndarray, profile: Profile, thresho
     Returns:
         uint8 (H, W), 0 for background, else 1 + class index.
     """
-    setting = dcsm_setting(profile, crf=True)
     base = resize_and_pad(image, profile.data.image_size)[None]
     with torch.inference_mode():
-        probabilities = image_scores(model(base))[0].float().sigmoid().numpy()
-    order = np.argsort(-probabilities, kind="stable")
-    targets = int((probabilities > threshold).sum())
-    candidates = torch.from_numpy(order[: max(targets, setting.min_candidates)])
-    maps = []
-    for size in setting.sizes if targets else ():
-        batch = resize_and_pad(image, size)[None]
-        raw = saliency_maps(model, batch, candidates[None], conv_layers(setting.blocks), setting.guided)
-        maps += [
-            subtract(unpad(m[0], image.shape[:2]), targets, setting.min_candidates, setting.order) for m in raw.values()
-        ]
-    saliency = aggregate(maps, setting.alpha) if targets else torch.zeros(0, *image.shape[:2])
-    return mask_from_saliency(image, saliency, order[:targets], setting.crf)
+        probabilities = image_scores(model(base.to(next(model.parameters())))).sigmoid()[0].float().cpu().numpy()
+    setting = dcsm_setting(profile, crf=True)
+    count = max(int((probabilities > threshold).sum()), setting.min_candidates)
+    classes = np.argsort(-probabilities, kind="stable")[:count]
+    return ImageMaps(image, probabilities, threshold, partial(_extracted, model, image, classes)).mask(setting)
+
+
+def _extracted(
+    model: nn.Module, image: np.ndarray, classes: np.ndarray, guided: bool, size: int, layers: Sequence[str]
+) -> dict[str, Tensor]:
+    """Raw maps of one image, float32 (K, h, h) by layer, made on the spot."""
+    device = next(model.parameters()).device
+    images, class_indices = resize_and_pad(image, size)[None].to(device), torch.from_numpy(classes)[None].to(device)
+    maps = saliency_maps(model, images, class_indices, layers, guided)
+    return {layer: values[0].cpu() for layer, values in maps.items()}

@@ -114,7 +114,7 @@ def extract(run: Run, model: nn.Module, ids: Sequence[str], extraction: Extracti
     folder = run.artifacts("saliency") / extraction.name
     store = ArtifactStore.create(folder, extraction_settings(run, extraction), NOTEBOOK)
     probabilities, missing = open_probabilities(run), store.missing(ids)
-    batch_size = run.profile.saliency.batch_size
+    batch_size, device = run.profile.saliency.batch_size, next(model.parameters()).device
     with tqdm(total=len(missing), desc=extraction.name, mininterval=1.0) as bar:
         for start in range(0, len(missing), batch_size):
             batch = missing[start : start + batch_size]
@@ -123,7 +123,8 @@ def extract(run: Run, model: nn.Module, ids: Sequence[str], extraction: Extracti
             count = min(max(extraction.classes, int(detected)), scores.shape[1])
             classes = np.argsort(-scores, axis=1, kind="stable")[:, :count]  # (B, K)
             images = torch.stack([resize_and_pad(run.devkit.image(image_id), extraction.size) for image_id in batch])
-            maps = saliency_maps(model, images, torch.from_numpy(classes), extraction.layers, extraction.guided)
+            inputs = images.to(device), torch.from_numpy(classes).to(device)
+            maps = saliency_maps(model, *inputs, extraction.layers, extraction.guided)
             for row, image_id in enumerate(batch):
                 store.save(image_id, classes=classes[row], **_compact({name: m[row] for name, m in maps.items()}))
             bar.update(len(batch))

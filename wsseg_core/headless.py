@@ -107,7 +107,7 @@ def run_workflow(
     if pending is None:
         return False
     print(f"to run: {', '.join(pending)}" if pending else "nothing to do", flush=True)
-    return dry_run or not pending or _snakemake([*arguments, "--quiet", "all"], root) == 0
+    return dry_run or not pending or _snakemake([*arguments, "--quiet", "all"], root, folder)
 
 
 def _execute(path: Path, running: Path, parameters: Mapping[str, Any]) -> str:
@@ -117,8 +117,8 @@ def _execute(path: Path, running: Path, parameters: Mapping[str, Any]) -> str:
 
     try:
         papermill.execute_notebook(
-            path, running, dict(parameters), kernel_name="python3", cwd=project_root(), progress_bar=False,
-            stderr_file=sys.stderr, extra_arguments=["--log-level=ERROR"],
+            path, running, dict(parameters), kernel_name="python3", language="python", cwd=project_root(),
+            progress_bar=False, stderr_file=sys.stderr, extra_arguments=["--log-level=CRITICAL"],
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         first_line = str(error.evalue).partition("\n")[0]
@@ -175,9 +175,15 @@ def _out_of_date(arguments: list[str], root: Path) -> list[str] | None:
     return [Path(file).stem if rule == "notebook" else rule for file, rule in sorted(outputs.items())]
 
 
-def _snakemake(arguments: list[str], root: Path) -> int:
+def _snakemake(arguments: list[str], root: Path, folder: Path) -> bool:
+    """Run what is out of date; a notebook that fails says so itself, one that was killed cannot."""
+    start = time.time()
     process = subprocess.Popen([*SNAKEMAKE, *arguments], cwd=root)
     try:
-        return process.wait()
+        code = process.wait()
     except KeyboardInterrupt:  # the child was interrupted too, and ends its notebook before it ends itself
-        return process.wait()
+        code = process.wait()
+    left = [path for path in folder.glob("notebooks/*.running.ipynb") if path.stat().st_mtime > start]
+    if code and left:
+        raise WorkbookError(f"{left[0]}: stopped from outside; run again, it goes on from what is on disk")
+    return code == 0

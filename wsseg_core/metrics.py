@@ -144,8 +144,8 @@ class Scores:
 
     def interval(self, samples: int = 1000, seed: int = 0) -> Interval:
         """Mean IoU with the 95 % interval of a bootstrap over images."""
-        draws = mean_iou(_resampled(self.confusions, _weights(len(self.image_ids), samples, seed)))
-        return _interval(self.mean_iou, draws)
+        draws = mean_iou(bootstrap_sums(self.confusions, samples, seed))
+        return percentile_interval(self.mean_iou, draws)
 
     def save(self, path: Path) -> None:
         """Write everything to one compressed npz file, atomically."""
@@ -177,10 +177,9 @@ def paired_bootstrap(a: Scores, b: Scores, samples: int = 1000, seed: int = 0) -
     Raises:
         WorkbookError: the two were not scored on the same images, classes, split and protocol.
     """
-    b_confusions = _aligned(a, b)
-    weights = _weights(len(a.image_ids), samples, seed)
-    draws = mean_iou(_resampled(a.confusions, weights)) - mean_iou(_resampled(b_confusions, weights))
-    return _interval(a.mean_iou - b.mean_iou, draws)
+    one, other = (bootstrap_sums(counts, samples, seed) for counts in (a.confusions, _aligned(a, b)))
+    draws = mean_iou(one) - mean_iou(other)
+    return percentile_interval(a.mean_iou - b.mean_iou, draws)
 
 
 def paired_class_bootstrap(a: Scores, b: Scores, samples: int = 1000, seed: int = 0) -> list[Interval]:
@@ -194,12 +193,11 @@ def paired_class_bootstrap(a: Scores, b: Scores, samples: int = 1000, seed: int 
     Raises:
         WorkbookError: the two were not scored on the same images, classes, split and protocol.
     """
-    b_confusions = _aligned(a, b)
-    weights = _weights(len(a.image_ids), samples, seed)
-    draws = 100 * (iou(_resampled(a.confusions, weights)) - iou(_resampled(b_confusions, weights)))  # (samples, C+1)
+    one, other = (bootstrap_sums(counts, samples, seed) for counts in (a.confusions, _aligned(a, b)))
+    draws = 100 * (iou(one) - iou(other))  # (samples, C+1)
     values = a.class_iou - b.class_iou
     return [
-        _interval(value, column[np.isfinite(column)] if np.isfinite(value) else np.array([np.nan]))
+        percentile_interval(value, column[np.isfinite(column)] if np.isfinite(value) else np.array([np.nan]))
         for value, column in zip(values, draws.T, strict=True)
     ]
 
@@ -215,20 +213,28 @@ def _aligned(a: Scores, b: Scores) -> np.ndarray:
     return b.confusions[[position[image_id] for image_id in a.image_ids]]
 
 
-def _weights(count: int, samples: int, seed: int) -> np.ndarray:
-    """How often each image is in each resample: float64 (samples, count), rows sum to count."""
-    drawn = np.random.default_rng([seed, count]).integers(0, count, (samples, count))
-    drawn += np.arange(samples)[:, None] * count
-    return np.bincount(drawn.ravel(), minlength=samples * count).reshape(samples, count).astype(np.float64)
+def bootstrap_sums(counts: np.ndarray, samples: int, seed: int) -> np.ndarray:
+    """Counts per image, summed over the images of every resample.
+
+    The same seed and number of images give the same resamples, which is what makes a comparison paired.
+
+    Args:
+        counts: (n, ...), one entry an image.
+        samples: resamples, each of n images with replacement.
+        seed: of the resamples.
+
+    Returns:
+        float64 (samples, ...), which counts pixels exactly up to 2^53.
+    """
+    images = len(counts)
+    drawn = np.random.default_rng([seed, images]).integers(0, images, (samples, images))
+    drawn += np.arange(samples)[:, None] * images
+    weights = np.bincount(drawn.ravel(), minlength=samples * images).reshape(samples, images).astype(np.float64)
+    return (weights @ counts.reshape(images, -1).astype(np.float64)).reshape(samples, *counts.shape[1:])
 
 
-def _resampled(confusions: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Summed matrices of all resamples, float64 (samples, C+1, C+1); float64 counts pixels exactly to 2^53."""
-    flat = confusions.reshape(len(confusions), -1).astype(np.float64)  # (n, (C+1)^2)
-    return (weights @ flat).reshape(len(weights), *confusions.shape[1:])
-
-
-def _interval(value: float, draws: np.ndarray) -> Interval:
+def percentile_interval(value: float, draws: np.ndarray) -> Interval:
+    """A value with the 2.5 and 97.5 percentile of its resamples, float (samples,)."""
     low, high = np.percentile(draws, [2.5, 97.5])
     return Interval(float(value), float(low), float(high))
 

@@ -10,6 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import FancyBboxPatch, Patch
 from torch import Tensor
 
@@ -85,18 +86,16 @@ def show_rows(
         side: inches of one picture.
     """
     columns = max(len(row) for row in rows)
-    figure, grid = plt.subplots(len(rows), columns, figsize=(side * columns, side * len(rows)), squeeze=False)
+    figure, grid = _grid(len(rows), columns, (side * columns, side * len(rows)))
     for r, row in enumerate(rows):
         for c in range(columns):
             axes = grid[r, c]
-            _clear(axes)
             if c < len(row) and row[c] is not None:
                 _draw(axes, row[c])  # type: ignore[arg-type]
             if r == 0 and c < len(column_titles):
                 axes.set_title(column_titles[c], fontsize=9)
             if c == 0 and r < len(row_titles):
                 axes.set_ylabel(row_titles[r], fontsize=9)
-    figure.tight_layout(pad=0.3)
     return figure
 
 
@@ -105,20 +104,22 @@ def show_gallery(
 ) -> Figure:
     """Draw pictures, of the kinds that `show_rows` draws, in reading order, each under a caption of its own."""
     rows = -(-len(pictures) // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(side * columns, 1.3 * side * rows), squeeze=False)
-    for axes in grid.flat:
-        _clear(axes)
+    figure, grid = _grid(rows, columns, (side * columns, 1.2 * side * rows))
     for axes, picture, caption in zip(grid.flat, pictures, captions, strict=False):
         _draw(axes, picture)
         axes.set_title(caption, fontsize=8)
-    figure.tight_layout(pad=0.3)
     return figure
 
 
-def _clear(axes: Axes) -> None:
-    axes.set(xticks=[], yticks=[])
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
+def _grid(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Figure, np.ndarray]:
+    """Places for pictures, without ticks and frames, close to each other."""
+    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    figure, grid = plt.subplots(rows, columns, figsize=inches, squeeze=False, layout=layout)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+    return figure, grid
 
 
 def _draw(axes: Axes, picture: np.ndarray) -> None:
@@ -130,9 +131,9 @@ def _draw(axes: Axes, picture: np.ndarray) -> None:
         axes.imshow(picture, cmap=HEAT, vmin=0, vmax=1)
 
 
-def class_colours(count: int) -> list[tuple[float, ...]]:
+def class_colours(count: int) -> list[tuple[float, float, float]]:
     """Colours of the foreground classes as in masks, RGB in [0, 1], for curves and bars."""
-    return [tuple(colour / 255) for colour in VOC_PALETTE[1 : count + 1]]
+    return [(float(r), float(g), float(b)) for r, g, b in VOC_PALETTE[1 : count + 1] / 255]
 
 
 def class_legend(figure: Figure, classes: Sequence[str]) -> None:

@@ -85,7 +85,11 @@ def _opening(cells: list[dict[str, Any]]) -> tuple[str, str]:
     blocks = [block.strip() for block in re.split(r"\n\s*\n", apart)]
     title = next((block.lstrip("# ") for block in blocks if block.startswith("#")), "")
     plain = next((block for block in blocks if block and block[0] not in "#|<>!`$-*"), "")
-    return title, re.sub(r"\[([^\]]*)\]\([^)]*\)|[`*_$]", r"\1", plain.replace("\n", " "))
+    return _unmarked(title), _unmarked(plain)
+
+
+def _unmarked(markdown: str) -> str:
+    return re.sub(r"\[([^\]]*)\]\([^)]*\)|[`*$]", r"\1", markdown.replace("\n", " "))
 
 
 def _render(run_folder: Path, entries: list[dict[str, Any]]) -> str:

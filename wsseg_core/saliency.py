@@ -64,8 +64,9 @@ def saliency_maps(
         if name not in edges:
             raise WorkbookError(f"layer {name!r} does not run in this model's forward pass; ask for another layer")
     signals = _signals(scores, class_indices)
+    targets = [edges[name] for name in layers]
     try:
-        gradients = torch.autograd.grad(scores, [edges[name] for name in layers], signals, is_grads_batched=True)
+        gradients = torch.vmap(lambda signal: torch.autograd.grad(scores, targets, signal, retain_graph=True))(signals)
     except RuntimeError as error:
         if "not have been used" not in str(error) and "does not require grad" not in str(error):
             raise
@@ -103,7 +104,7 @@ class _GuidedReLU(TorchFunctionMode):
             if node.name() != "ReluBackward0":
                 raise WorkbookError("an in-place ReLU on a part of a tensor cannot be guided; make it out-of-place")
             # The ReLU's backward has just made this tensor, so that nobody else can see it change.
-            node.register_hook(lambda grad_inputs, _: (grad_inputs[0].clamp_(min=0),))
+            node.register_hook(lambda grad_inputs, _: (torch.relu_(grad_inputs[0]),))
         return result
 
 

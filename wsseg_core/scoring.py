@@ -63,14 +63,10 @@ def load_scores(run: Run, store: ArtifactStore, ids: Sequence[str]) -> dict[str,
         "seed": run.seed,
         "profile": run.profile.name,
     }
+    rows = [row | {"crf": crf_text(row["crf"], row["crf_source"])} for row in store.record["settings"]["rows"]]
     return {
-        row["name"]: Scores(
-            row["name"],
-            tuple(ids),
-            confusions[:, index],
-            common | row | {"crf": crf_text(row["crf"], row["crf_source"])},
-        )
-        for index, row in enumerate(store.record["settings"]["rows"])
+        row["name"]: Scores(row["name"], tuple(ids), confusions[:, index], common | row)
+        for index, row in enumerate(rows)
     }
 
 
