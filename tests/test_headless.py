@@ -109,23 +109,25 @@ def workbook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def pending(capsys: pytest.CaptureFixture[str], **options: str) -> str:
-    assert run_workflow("smoke", 0, "results", dry_run=True, **options)
-    return capsys.readouterr().out.strip()
-
-
-def test_workflow_runs_what_changed_and_nothing_else(workbook: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_workflow("smoke", 0, "results")
-    assert capsys.readouterr().out.strip() == "to run: 00_first, 01_second, report"
-    assert (workbook / "results/smoke/report/index.html").is_file()
-    second = workbook / "notebooks/01_second.ipynb"
-    second.touch()
-    assert pending(capsys) == "nothing to do"
-    assert pending(capsys, only="1") == "to run: 01_second"
-    write_notebook(second, PARAMETERS, "raise ValueError('not\\nyet')")
-    assert pending(capsys) == "to run: 01_second, report"
+def test_workflow_goes_on_from_a_failure_and_runs_nothing_twice(
+    workbook: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    second, executed = workbook / "notebooks/01_second.ipynb", workbook / "results/smoke/notebooks"
+    write_notebook(second, PARAMETERS, "raise ValueError('not yet')")
     assert not run_workflow("smoke", 0, "results")
-    assert (workbook / "results/smoke/notebooks/01_second.failed.ipynb").is_file()
+    assert capsys.readouterr().out.strip() == "to run: 00_first, 01_second, report"
+    assert (executed / "01_second.failed.ipynb").is_file()
+
+    write_notebook(second, PARAMETERS)
+    (workbook / "notebooks/00_first.ipynb").touch()
+    assert run_workflow("smoke", 0, "results")
+    assert capsys.readouterr().out.strip() == "to run: 01_second, report"
+    assert not (executed / "01_second.failed.ipynb").exists()
+    assert (workbook / "results/smoke/report/index.html").is_file()
+
+    for only, said in (("", "nothing to do"), ("1", "to run: 01_second")):
+        assert run_workflow("smoke", 0, "results", only=only, dry_run=True)
+        assert capsys.readouterr().out.strip() == said
 
 
 def test_workflow_checks_every_notebook_before_the_first_starts(workbook: Path) -> None:

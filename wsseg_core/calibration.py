@@ -5,18 +5,12 @@ the reliability diagram, and its mean distance from the diagonal, weighted by pi
 (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, sections 2 and 2.1).
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from wsseg_core.artifacts import ArtifactStore
-from wsseg_core.dcsm import SavedMaps, Setting
 from wsseg_core.metrics import VOID, Interval, bootstrap_sums, percentile_interval
-from wsseg_core.parallel import parallel_map
-from wsseg_core.runs import Run
 
 BINS = 10
 
@@ -33,8 +27,12 @@ class Reliability:
     counts: np.ndarray
 
     def curve(self, samples: int = 1000, seed: int = 0) -> pd.DataFrame:
-        """One line a bin that holds pixels, in percent: `probability`, its mean; `right`, `low` and `high`, the share
-        of right pixels with its 95 % interval over images; `pixels`, the share of all pixels."""
+        """The reliability diagram, one line a bin that holds pixels, in percent.
+
+        Returns:
+            Columns `probability`, its mean in the bin; `ours`, `low` and `high`, the share of right pixels with its
+            95 % interval over images; `pixels`, the share of all pixels.
+        """
         total, draws = self.counts.sum(0), bootstrap_sums(self.counts, samples, seed)
         rows = []
         for index in np.flatnonzero(total[:, 0]):
@@ -43,17 +41,18 @@ class Reliability:
             interval = percentile_interval(right / pixels, draws[known, index, 2] / draws[known, index, 0])
             values = (probability / pixels, interval.value, interval.low, interval.high, pixels / total[:, 0].sum())
             rows.append([100 * value for value in values])
-        return pd.DataFrame(rows, columns=["probability", "right", "low", "high", "pixels"])
+        return pd.DataFrame(rows, columns=["probability", "ours", "low", "high", "pixels"])
 
     def error(self, samples: int = 1000, seed: int = 0) -> Interval:
-        """Expected calibration error in points, with its 95 % interval over images."""
+        """Expected calibration error in points, with its 95 % interval over images; NaN when no class was drawn."""
         total, draws = self.counts.sum(0), bootstrap_sums(self.counts, samples, seed)
-        return percentile_interval(float(_error(total)), _error(draws))
+        return percentile_interval(float(_error(total[None])[0]), _error(draws))
 
 
 def _error(counts: np.ndarray) -> np.ndarray:
     """Mean distance of probability and share of right pixels, points; counts are (..., bins, 3)."""
-    return 100 * np.abs(counts[..., 1] - counts[..., 2]).sum(-1) / counts[..., 0].sum(-1)
+    apart, pixels = np.abs(counts[..., 1] - counts[..., 2]).sum(-1), counts[..., 0].sum(-1)
+    return 100 * np.divide(apart, pixels, out=np.full_like(apart, np.nan), where=pixels > 0)
 
 
 def reliability_counts(probabilities: np.ndarray, values: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -44,22 +45,44 @@ def dense_crf(image: np.ndarray, probabilities: np.ndarray, config: CrfConfig) -
     Raises:
         WorkbookError: wrong shapes or types, values that are not in [0, 1], a bad config, or no pydensecrf.
     """
-    _check_config(config)
-    unary_probabilities = _checked(image, probabilities)
-    num_labels, height, width = unary_probabilities.shape
-    if num_labels == 1:
-        return unary_probabilities.copy()
-    scaled = scale_widths(config, height, width)
-    model = _pydensecrf().DenseCRF2D(width, height, num_labels)
-    unary = -np.log(unary_probabilities.clip(MIN_PROBABILITY, 1.0)).reshape(num_labels, -1)  # (K, H*W)
-    model.setUnaryEnergy(np.ascontiguousarray(unary, dtype=np.float32))
-    if scaled.w2 > 0:
-        model.addPairwiseGaussian(sxy=scaled.gamma_gamma, compat=scaled.w2)
-    if scaled.w1 > 0:
-        colours = np.array(image, order="C")  # a copy, because pydensecrf asks for a writable one
-        model.addPairwiseBilateral(sxy=scaled.gamma_alpha, srgb=scaled.gamma_beta, rgbim=colours, compat=scaled.w1)
-    marginals = np.array(model.inference(scaled.iterations), dtype=np.float32)
-    return marginals.reshape(num_labels, height, width)
+    return DenseCrf(image, config)(probabilities)
+
+
+class DenseCrf:
+    """The dense CRF of one image, for class maps of many kinds.
+
+    Most of the time goes into the kernels, which depend on the image alone; they are built once for each number of
+    labels. Arguments, results and errors are those of `dense_crf`.
+    """
+
+    def __init__(self, image: np.ndarray, config: CrfConfig) -> None:
+        _check_config(config)
+        _check_image(image)
+        self.image, self.config = image, scale_widths(config, *image.shape[:2])
+        self._models: dict[int, Any] = {}
+
+    def __call__(self, probabilities: np.ndarray) -> np.ndarray:
+        """Marginals, float32 (K, H, W), of class maps, float (K, H, W) in [0, 1]."""
+        _check_probabilities(self.image, probabilities)
+        num_labels = len(probabilities)
+        if num_labels == 1:
+            return probabilities.astype(np.float32)
+        if num_labels not in self._models:
+            self._models[num_labels] = self._build(num_labels)
+        model = self._models[num_labels]
+        unary = -np.log(probabilities.clip(MIN_PROBABILITY, 1.0)).reshape(num_labels, -1)  # (K, H*W)
+        model.setUnaryEnergy(np.ascontiguousarray(unary, dtype=np.float32))
+        return np.array(model.inference(self.config.iterations), dtype=np.float32).reshape(probabilities.shape)
+
+    def _build(self, num_labels: int) -> Any:
+        config, (height, width) = self.config, self.image.shape[:2]
+        model = _pydensecrf().DenseCRF2D(width, height, num_labels)
+        if config.w2 > 0:
+            model.addPairwiseGaussian(sxy=config.gamma_gamma, compat=config.w2)
+        if config.w1 > 0:
+            colours = np.array(self.image, order="C")  # a copy, because pydensecrf asks for a writable one
+            model.addPairwiseBilateral(sxy=config.gamma_alpha, srgb=config.gamma_beta, rgbim=colours, compat=config.w1)
+        return model
 
 
 def dense_crf_images(
@@ -82,13 +105,15 @@ def _refine_pair(pair: tuple[np.ndarray, np.ndarray], config: CrfConfig) -> np.n
     return dense_crf(*pair, config)
 
 
-def _checked(image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """The probabilities as float32 (K, H, W), once they and the image are what the CRF can take."""
+def _check_image(image: np.ndarray) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise WorkbookError(
             f"dense CRF: the image must be RGB uint8 (H, W, 3), not {image.dtype} {image.shape}; "
             "convert it with PIL's Image.convert('RGB')"
         )
+
+
+def _check_probabilities(image: np.ndarray, probabilities: np.ndarray) -> None:
     if probabilities.ndim != 3 or not len(probabilities) or probabilities.shape[1:] != image.shape[:2]:
         raise WorkbookError(
             f"dense CRF: class maps must be (K, H, W) = (K, {image.shape[0]}, {image.shape[1]}) like the image, "
@@ -99,7 +124,6 @@ def _checked(image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
             "dense CRF: class maps hold values outside [0, 1] or NaN; normalise them (a map divided by a maximum "
             "of 0 gives NaN), then run again"
         )
-    return probabilities.astype(np.float32)
 
 
 def _check_config(config: CrfConfig) -> None:

@@ -38,7 +38,7 @@ def parse_cell(cell: dict[str, Any], notebook: Path) -> ast.Module:
     Raises:
         WorkbookError: the cell is not Python.
     """
-    lines = [line for line in cell["source"].splitlines() if not line.lstrip().startswith(("%", "!"))]
+    lines = [line for line in cell["source"].splitlines() if not line.startswith(("%", "!"))]
     try:
         return ast.parse("\n".join(lines))
     except SyntaxError as error:

@@ -4,18 +4,23 @@ Only here and in `wsseg_core.metrics` are predictions and true masks brought tog
 imports this module.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from wsseg_core.artifacts import ArtifactStore
+from wsseg_core.calibration import BINS, Reliability, reliability_counts
+from wsseg_core.classifier import classifier_settings
 from wsseg_core.data.voc import VocMasks
-from wsseg_core.dcsm import SavedMaps, Setting
+from wsseg_core.dcsm import ImageMaps, SavedMaps, Setting
 from wsseg_core.metrics import TEST_PROTOCOL, Scores, confusion_matrix
 from wsseg_core.parallel import parallel_map
 from wsseg_core.runs import Run
+
+Measure = Callable[[ImageMaps, np.ndarray, Sequence[Setting]], np.ndarray]
 
 
 def score_settings(
@@ -34,27 +39,75 @@ def score_settings(
     Returns:
         Scores by the names of the settings, test protocol.
     """
-    record = [asdict(setting) for setting in settings]
-    values = run.settings("scoring", split=split, rows=record, classifier=run.profile.classifier.threshold)
+    return load_scores(run, _measure_all(run, name, ids, split, settings, made_by, _confusions), ids)
+
+
+def score_reliability(
+    run: Run, name: str, ids: Sequence[str], split: str, settings: Sequence[Setting], made_by: str
+) -> dict[str, Reliability]:
+    """Compare the probabilities of the labels drawn with how often they are right; arguments of `score_settings`.
+
+    Returns:
+        Counts by the names of the settings.
+    """
+    store = _measure_all(run, name, ids, split, settings, made_by, _reliabilities)
+    counts = np.stack([store.load(image_id)["measured"] for image_id in ids])  # (n, rows, bins, 3)
+    return {setting.name: Reliability(counts[:, index]) for index, setting in enumerate(settings)}
+
+
+def _measure_all(
+    run: Run, name: str, ids: Sequence[str], split: str, settings: Sequence[Setting], made_by: str, measure: Measure
+) -> ArtifactStore:
+    values = _maps_settings(run) | {"split": split, "rows": [asdict(setting) for setting in settings]}
     store = ArtifactStore.create(run.artifacts("scores") / name, values, made_by)
     missing = store.missing(ids)
     if missing:
-        work = partial(_score_image, saved=SavedMaps(run), settings=settings, store=store)
+        work = partial(_measure_image, saved=SavedMaps(run), settings=settings, store=store, measure=measure)
         for _ in parallel_map(work, missing, description=f"scoring {name}"):
             pass
-    return load_scores(run, store, ids)
+    return store
 
 
-def _score_image(image_id: str, saved: SavedMaps, settings: Sequence[Setting], store: ArtifactStore) -> None:
-    maps = saved.of(image_id)
-    truth, classes = VocMasks(saved.devkit).mask(image_id), saved.devkit.num_classes
-    confusions = [confusion_matrix(truth, maps.mask(setting), classes) for setting in settings]
-    store.save(image_id, confusions=np.stack(confusions))  # (rows, C+1, C+1)
+def _maps_settings(run: Run) -> dict[str, Any]:
+    """What the class maps depend on, but for the settings themselves."""
+    config = run.profile.classifier
+    precision = run.profile.saliency.precision
+    return run.settings("scoring", classifier=classifier_settings(run), threshold=config.threshold, precision=precision)
+
+
+def _measure_image(
+    image_id: str, saved: SavedMaps, settings: Sequence[Setting], store: ArtifactStore, measure: Measure
+) -> None:
+    truth = VocMasks(saved.devkit).mask(image_id)
+    store.save(image_id, measured=measure(saved.of(image_id), truth, settings))
+
+
+def _confusions(maps: ImageMaps, truth: np.ndarray, settings: Sequence[Setting]) -> np.ndarray:
+    """int64 (rows, C+1, C+1)."""
+    classes = len(maps.probabilities)
+    return np.stack([confusion_matrix(truth, mask, classes) for mask in maps.masks(settings)])
+
+
+def _reliabilities(maps: ImageMaps, truth: np.ndarray, settings: Sequence[Setting]) -> np.ndarray:
+    """float64 (rows, bins, 3); an image without any detected class has nothing to be sure of and counts nothing."""
+    if not maps.targets:
+        return np.zeros((len(settings), BINS, 3))
+    values = np.concatenate([[0], maps.classes + 1]).astype(np.uint8)
+    return np.stack([reliability_counts(maps.label_probabilities(setting), values, truth) for setting in settings])
+
+
+def read_scores(run: Run, name: str, ids: Sequence[str], made_by: str) -> dict[str, Scores]:
+    """Read the scores that another notebook left with `score_settings`.
+
+    Raises:
+        WorkbookError: it has not run, or ran under other settings.
+    """
+    return load_scores(run, ArtifactStore.open(run.artifacts("scores") / name, made_by, _maps_settings(run)), ids)
 
 
 def load_scores(run: Run, store: ArtifactStore, ids: Sequence[str]) -> dict[str, Scores]:
     """Read back the scores of a store that `score_settings` filled."""
-    confusions = np.stack([store.load(image_id)["confusions"] for image_id in ids])  # (n, rows, C+1, C+1)
+    confusions = np.stack([store.load(image_id)["measured"] for image_id in ids])  # (n, rows, C+1, C+1)
     common = {
         "split": store.record["settings"]["split"],
         "protocol": TEST_PROTOCOL,

@@ -1,0 +1,157 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wsseg_core import classifier, headless, report, segment
+from wsseg_core.cli import main
+from wsseg_core.data import download
+
+COMMANDS = ["run", "train", "segment", "tables", "figures", "data toyvoc", "data fetch", "data check"]
+
+
+@pytest.fixture
+def wsseg(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
+    """Call the command line; returns exit status, standard output and standard error."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["wsseg", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        output = capfd.readouterr()
+        code = caught.value.code
+        if isinstance(code, str):  # what the interpreter does with a message
+            return 1, output.out, f"{output.err}{code}\n"
+        return code or 0, output.out, output.err
+
+    return call
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Replace a function by one that notes its arguments."""
+
+    def replace(module: Any, name: str, result: Any = None) -> list[tuple[tuple, dict]]:
+        noted: list[tuple[tuple, dict]] = []
+
+        def note(*arguments: Any, **options: Any) -> Any:
+            noted.append((arguments, options))
+            return result
+
+        monkeypatch.setattr(module, name, note)
+        return noted
+
+    return replace
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_teaches_by_example(wsseg: Any, command: str) -> None:
+    code, out, _ = wsseg(*command.split(), "--help")
+    assert code == 0
+    assert f"wsseg {command} " in out.split("Usage:")[1].split("\n", 1)[1]
+
+
+def test_help_lists_the_commands_without_loading_torch() -> None:
+    script = "import sys; from wsseg_core.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
+    result = subprocess.run([sys.executable, "-c", script, "--help"], capture_output=True, text=True)
+    assert result.returncode == 0
+    assert all(f" {command.split()[0]} " in result.stdout for command in COMMANDS)
+    assert "execute" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--profile", "tyo"], "no profile 'tyo'; use one of"),
+        (["figures", "--json", "--results", "nowhere"], "figures.json: no run is there"),
+        (["tables", "--results", "nowhere"], "no tables yet; run: wsseg run --profile toy"),
+        (["data", "fetch", "coco"], "no data set 'coco' to fetch"),
+        (["segment", "a.jpg", "--weights", "none.ckpt", "--out", "o"], "none.ckpt"),
+    ],
+)
+def test_problem_is_one_line_and_exit_status_1(
+    wsseg: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = wsseg(*arguments)
+    assert code == 1
+    assert err.startswith("wsseg: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_run_hands_its_options_on_and_says_where_the_report_is(wsseg: Any, calls: Any, tmp_path: Path) -> None:
+    noted = calls(headless, "run_workflow", True)
+    code, out, _ = wsseg("run", "--profile", "smoke", "--seed", "3", "--results", str(tmp_path), "--cores", "1")
+    assert code == 0
+    assert noted == [(("smoke", 3, str(tmp_path), "", False, 1), {})]
+    assert out.strip() == f"report: {tmp_path}/smoke-seed3/report/index.html"
+
+
+def test_run_that_failed_has_exit_status_1(wsseg: Any, calls: Any) -> None:
+    noted = calls(headless, "run_workflow", False)
+    assert wsseg("run", "--only", "03", "--dry-run")[0] == 1
+    assert noted == [(("toy", 0, "results", "03", True, None), {})]
+
+
+def test_train_hands_on_the_devices(wsseg: Any, calls: Any) -> None:
+    noted = calls(classifier, "train_classifier")
+    assert wsseg("train", "--profile", "smoke", "--devices", "2")[0] == 0
+    [((run, devices), _)] = noted
+    assert (run.profile.name, devices) == ("smoke", 2)
+
+
+def test_segment_names_the_classes_found(wsseg: Any, calls: Any) -> None:
+    calls(segment, "segment_files", {Path("a.jpg"): ["cat", "dog"], Path("b.jpg"): []})
+    _, out, _ = wsseg("segment", "a.jpg", "b.jpg", "--weights", "w", "--out", "o")
+    assert out.splitlines() == ["a.jpg: cat, dog", "b.jpg: background only"]
+
+
+def test_figures_as_one_json_object_with_times(wsseg: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "smoke"
+    (folder / "notebooks").mkdir(parents=True)
+    (folder / "figures.json").write_text(json.dumps({"dcsm": {"value": 50.0, "low": 48.0, "high": 52.0}}))
+    notebook = {"cells": [], "metadata": {"papermill": {"duration": 2.5}}}
+    (folder / "notebooks/00_a.ipynb").write_text(json.dumps(notebook))
+    code, out, _ = wsseg("figures", "--profile", "smoke", "--results", str(tmp_path), "--json")
+    assert code == 0
+    assert out.count("\n") == 1
+    assert json.loads(out) == {"dcsm": {"value": 50.0, "low": 48.0, "high": 52.0}, "wall_s": {"00_a": 2.5}}
+    _, lines, _ = wsseg("figures", "--profile", "smoke", "--results", str(tmp_path))
+    assert "wall_s: {'00_a': 2.5}" in lines.splitlines()
+
+
+def test_tables_are_printed_in_order(wsseg: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "smoke/tables"
+    folder.mkdir(parents=True)
+    for name in ("b", "a"):
+        (folder / f"{name}.md").write_text(f"| {name} |\n")
+    assert wsseg("tables", "--profile", "smoke", "--results", str(tmp_path))[1] == "| a |\n\n| b |\n\n"
+
+
+def test_check_counts_the_problems(wsseg: Any, tiny_devkit: Path) -> None:
+    assert wsseg("data", "check", str(tiny_devkit))[:2] == (0, f"{tiny_devkit}: no problems\n")
+    (tiny_devkit / "JPEGImages/2008_000001.jpg").write_bytes(b"")
+    code, out, _ = wsseg("data", "check", str(tiny_devkit))
+    assert code == 1
+    assert "2008_000001.jpg" in out.splitlines()[0]
+    assert out.splitlines()[-1].startswith(f"{tiny_devkit}: ")
+
+
+def test_fetch_takes_archives_from_a_folder(wsseg: Any, calls: Any) -> None:
+    noted = calls(download, "fetch_voc", Path("data/VOCdevkit/VOC2012"))
+    wsseg("data", "fetch", "voc", "--archives", "there", "--folder", "here")
+    assert noted == [((Path("here"), Path("there")), {})]
+
+
+def test_rules_of_the_workflow(wsseg: Any, calls: Any, tmp_path: Path) -> None:
+    executed, exported = calls(headless, "run_notebook"), calls(report, "export_html")
+    options = ["--profile", "smoke", "--seed", "1", "--results", str(tmp_path)]
+    wsseg("execute", "in.ipynb", "out.ipynb", *options)
+    wsseg("report", *options)
+    parameters = {"profile": "smoke", "seed": 1, "results": str(tmp_path)}
+    assert executed == [((Path("in.ipynb"), Path("out.ipynb"), parameters), {})]
+    assert exported == [((tmp_path / "smoke-seed1",), {})]

@@ -1,0 +1,48 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wsseg_core import segment
+from wsseg_core.classifier import new_classifier
+from wsseg_core.config import Profile, load_profile
+from wsseg_core.errors import WorkbookError
+
+CLASSES = ["cat", "dog"]
+
+
+@pytest.fixture
+def profile(monkeypatch: pytest.MonkeyPatch) -> Profile:
+    """A profile whose untrained network draws every class."""
+    smoke = load_profile("smoke")
+    model = new_classifier(smoke.classifier, len(CLASSES), seed=0).eval()
+    monkeypatch.setattr(segment, "classifier_from_checkpoint", lambda path: (model, CLASSES))
+    return replace(smoke, classifier=replace(smoke.classifier, threshold=0.0))
+
+
+@pytest.mark.parametrize(("mode", "size"), [("RGB", (50, 30)), ("L", (17, 40)), ("RGBA", (32, 32)), ("RGB", (1, 1))])
+def test_mask_and_overlay_of_any_image(tmp_path: Path, profile: Profile, mode: str, size: tuple[int, int]) -> None:
+    channels = len(mode)
+    shape = (size[1], size[0], channels) if channels > 1 else (size[1], size[0])
+    noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    path = tmp_path / "my.photo.png"
+    Image.fromarray(noise, mode).save(path)
+    drawn = segment.segment_files([path], Path("w.ckpt"), tmp_path / "out", profile)
+    with Image.open(tmp_path / "out/my.photo.png") as mask, Image.open(tmp_path / "out/my.photo_overlay.jpg") as shown:
+        assert (mask.mode, mask.size) == ("P", size)
+        assert (shown.mode, shown.size) == ("RGB", size)
+        values = set(np.unique(np.asarray(mask))) - {0}
+    assert drawn == {path: [CLASSES[value - 1] for value in sorted(values)]}
+
+
+def test_two_images_of_one_name_are_refused(tmp_path: Path, profile: Profile) -> None:
+    paths = [tmp_path / "a/cat.jpg", tmp_path / "b/cat.jpg"]
+    with pytest.raises(WorkbookError, match=r"b/cat\.jpg: .*a/cat\.jpg would write the same"):
+        segment.segment_files(paths, Path("w.ckpt"), tmp_path, profile)
+
+
+def test_mask_never_overwrites_its_image(tmp_path: Path, profile: Profile) -> None:
+    with pytest.raises(WorkbookError, match="would overwrite it; choose another folder"):
+        segment.segment_files([tmp_path / "cat.png"], Path("w.ckpt"), tmp_path, profile)
