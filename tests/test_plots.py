@@ -87,6 +87,16 @@ def test_a_curve_runs_inside_its_interval() -> None:
     assert (corners[:, 1].min(), corners[:, 1].max()) == (38.0, 46.0)
 
 
+def test_bars_stand_at_the_values_with_whiskers_to_the_ends_of_the_interval() -> None:
+    frame = pd.DataFrame({"layer": ["a", "b"], "ours": [40.0, 44.0], "low": [38.0, 43.0], "high": [41.0, 46.0]})
+    axes = plt.figure().gca()
+    plots.interval_bars(axes, frame, "layer")
+    assert [bar.get_height() for bar in axes.patches] == [40.0, 44.0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b"]
+    (whiskers,) = axes.collections
+    assert [segment[:, 1].tolist() for segment in whiskers.get_segments()] == [[38.0, 41.0], [43.0, 46.0]]
+
+
 def test_a_figure_is_saved_into_a_new_folder(tmp_path: Path) -> None:
     plots.use_style()
     plots.save_figure(plt.figure(), tmp_path / "new" / "figures", "00_nothing")

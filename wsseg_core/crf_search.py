@@ -56,17 +56,17 @@ def tuning_split(run: Run) -> str:
     return f"{run.profile.data.train_split}, first {len(tuning_ids(run))} images"
 
 
-def grid_settings(run: Run) -> list[Setting]:
-    """DCSM with every combination of the values in `SweepConfig`; only the CRF differs.
+def crf_name(config: CrfConfig) -> str:
+    """Name of the scores of one combination, such as `crf-1-1-30-10-3`, in the order of `CRF_VALUES`."""
+    return "-".join(["crf", *(f"{getattr(config, name):g}" for name in CRF_VALUES)])
 
-    They are named like `crf-1-1-30-10-3`, in the order of `CRF_VALUES`.
-    """
-    profile, settings = run.profile, []
-    for values in itertools.product(*(getattr(profile.sweeps, f"crf_{name}") for name in CRF_VALUES)):
-        config = replace(profile.crf, **dict(zip(CRF_VALUES, values, strict=True)))
-        name = "-".join(["crf", *(f"{value:g}" for value in values)])
-        settings.append(replace(dcsm_setting(profile, name), crf=config))
-    return settings
+
+def grid_settings(run: Run) -> list[Setting]:
+    """DCSM with the paper's values and with every combination of those in `SweepConfig`; only the CRF differs."""
+    base, sweeps = run.profile.crf, run.profile.sweeps
+    axes = (getattr(sweeps, f"crf_{name}") for name in CRF_VALUES)
+    configs = [replace(base, **dict(zip(CRF_VALUES, values, strict=True))) for values in itertools.product(*axes)]
+    return [replace(dcsm_setting(run.profile, crf_name(c)), crf=c) for c in dict.fromkeys([base, *configs])]
 
 
 def grid_table(settings: Sequence[Setting], scores: Mapping[str, Scores]) -> pd.DataFrame:

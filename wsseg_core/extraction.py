@@ -7,6 +7,7 @@ own resolution: up-sampling them would cost a hundred times the space and adds n
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -64,20 +65,21 @@ def planned_extractions(profile: Profile) -> list[Extraction]:
     ]
 
 
-def extraction_settings(run: Run, extraction: Extraction) -> dict:
+@lru_cache(maxsize=4)  # the fingerprint of the code takes a while, and every store asks for it
+def _common_settings(run: Run) -> dict[str, Any]:
+    """What all maps and probabilities depend on."""
+    precision = run.profile.saliency.precision
+    return run.settings("saliency", "extraction", classifier=classifier_settings(run), precision=precision)
+
+
+def extraction_settings(run: Run, extraction: Extraction) -> dict[str, Any]:
     """What the maps depend on."""
-    return run.settings(
-        "saliency",
-        "extraction",
-        classifier=classifier_settings(run),
-        extraction=asdict(extraction),
-        precision=run.profile.saliency.precision,
-    )
+    return _common_settings(run) | {"extraction": asdict(extraction)}
 
 
 def classify(run: Run, model: nn.Module, ids: Sequence[str]) -> ArtifactStore:
     """Class probabilities of images at the base size: `probabilities`, float32 (C,) in [0, 1], an image."""
-    store = ArtifactStore.create(*_probability_store(run), NOTEBOOK)
+    store = ArtifactStore.create(_probability_folder(run), _common_settings(run), NOTEBOOK)
     missing = store.missing(ids)
     if missing:
         batch_size = run.profile.saliency.batch_size
@@ -89,13 +91,11 @@ def classify(run: Run, model: nn.Module, ids: Sequence[str]) -> ArtifactStore:
 
 def open_probabilities(run: Run) -> ArtifactStore:
     """The class probabilities that `classify` wrote."""
-    folder, settings = _probability_store(run)
-    return ArtifactStore.open(folder, NOTEBOOK, settings)
+    return ArtifactStore.open(_probability_folder(run), NOTEBOOK, _common_settings(run))
 
 
-def _probability_store(run: Run) -> tuple[Path, dict[str, Any]]:
-    settings = run.settings("extraction", classifier=classifier_settings(run))
-    return run.artifacts("class_probabilities"), settings
+def _probability_folder(run: Run) -> Path:
+    return run.artifacts("class_probabilities")
 
 
 def extract(run: Run, model: nn.Module, ids: Sequence[str], extraction: Extraction) -> ArtifactStore:

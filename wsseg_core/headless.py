@@ -185,5 +185,6 @@ def _snakemake(arguments: list[str], root: Path, folder: Path) -> bool:
         code = process.wait()
     left = [path for path in folder.glob("notebooks/*.running.ipynb") if path.stat().st_mtime > start]
     if code and left:
+        print(file=sys.stderr)  # a progress bar ended within its line
         raise WorkbookError(f"{left[0]}: stopped from outside; run again, it goes on from what is on disk")
     return code == 0

@@ -152,6 +152,16 @@ def interval_curve(axes: Axes, frame: pd.DataFrame, x: str, label: str) -> None:
     axes.set(xlabel=x, ylabel="mean IoU (%)")
 
 
+def interval_bars(axes: Axes, frame: pd.DataFrame, x: str, colours: Sequence[tuple[float, float, float]] = ()) -> None:
+    """Draw the column `ours` of a table as bars over its column `x`, with `low` and `high` as whiskers."""
+    places = np.arange(len(frame))
+    whiskers = (frame["ours"] - frame["low"], frame["high"] - frame["ours"])
+    axes.bar(places, frame["ours"], 0.7, yerr=whiskers, capsize=3, color=colours or None, ecolor="#4a5568")
+    axes.set_xticks(places, frame[x], rotation=30, ha="right")
+    axes.axhline(0, color="#4a5568", lw=0.8)
+    axes.grid(False, axis="x")
+
+
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
     """Write a figure as `<name>.png`, for the report and the README.
 

@@ -95,7 +95,7 @@ def _unmarked(markdown: str) -> str:
 def _render(run_folder: Path, entries: list[dict[str, Any]]) -> str:
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
     return environment.get_template("index.html").render(
-        title=f"From image labels to masks: {run_folder.name}",
+        title=f"Report of the run “{run_folder.name}”",
         notebooks=entries,
         total=readable_time(sum(entry["seconds"] for entry in entries)),
         tables=sorted(path.name for path in (run_folder / "tables").glob("*.csv")),

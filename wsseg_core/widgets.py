@@ -6,6 +6,7 @@ Where nobody can move a slider, in a notebook that is run headless, an explorer 
 import html
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -16,7 +17,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from wsseg_core.config import Profile
+from wsseg_core.config import CrfConfig, Profile
+from wsseg_core.crf_search import CRF_VALUES
 from wsseg_core.dcsm import ImageMaps, SavedMaps, dcsm_setting, mask_from_saliency
 from wsseg_core.extraction import conv_layers
 from wsseg_core.plots import HEAT, colourise, heat_overlay, overlay, show_rows
@@ -24,6 +26,7 @@ from wsseg_core.runs import Run
 from wsseg_core.subtraction import ORDERS, normalise
 
 HEADLESS = "WSSEG_HEADLESS"  # set in the environment of a notebook that runs without a browser
+CRF_FACTORS = (0.25, 0.5, 1, 2, 4)  # times the value of the profile
 PICTURE_WIDTH = 240  # pixels on the screen
 WRAPPED = {"flex_flow": "row wrap"}
 
@@ -168,3 +171,29 @@ def _subtraction_pictures(
     heats = {names[chosen]: heat.numpy() for chosen, heat in zip(image.classes, maps, strict=True)}
     mask = mask_from_saliency(image.image, maps, image.classes, None)
     return {"image": image.image} | heats | {"mask": overlay(image.image, mask)}
+
+
+def crf_explorer(run: Run) -> ipywidgets.VBox | Figure:
+    """Masks before and after the CRF: image, and the five values, each around the profile's.
+
+    Raises:
+        WorkbookError: notebook 02 has not extracted the maps.
+    """
+    saved, profile = SavedMaps(run), run.profile
+    images = [saved.of(image_id) for image_id in run.example_ids]
+    maps = [image.saliency(dcsm_setting(profile)) for image in images]  # once, so that a slider repeats the CRF alone
+    controls: Controls = {"image": dict(zip(run.example_ids, zip(images, maps, strict=True), strict=True))}
+    for name in CRF_VALUES:
+        around = {getattr(profile.crf, name) * factor for factor in CRF_FACTORS}
+        values = sorted(around | {*getattr(profile.sweeps, f"crf_{name}")})
+        controls[name] = {f"{value:g}": value for value in values}
+    start = {name: f"{getattr(profile.crf, name):g}" for name in CRF_VALUES} | {"image": run.example_ids[0]}
+    changes: list[Setting] = [{}, *({name: list(controls[name])[-1]} for name in CRF_VALUES)]
+    return explorer(partial(_crf_pictures, profile.crf), controls, [start | change for change in changes])
+
+
+def _crf_pictures(base: CrfConfig, image: tuple[ImageMaps, torch.Tensor], **values: float) -> Pictures:
+    maps, saliency = image
+    configs = {"without CRF": None, "with CRF": replace(base, **values)}  # type: ignore[arg-type]
+    masks = {title: mask_from_saliency(maps.image, saliency, maps.classes, config) for title, config in configs.items()}
+    return {"image": maps.image} | {title: overlay(maps.image, mask) for title, mask in masks.items()}
