@@ -15,6 +15,7 @@ from wsseg_core.data.voc import VocMasks
 from wsseg_core.dcsm import segment_image
 from wsseg_core.dependencies import PACKAGE, module_closure, read_cells
 from wsseg_core.extraction import classify, extract, planned_extractions
+from wsseg_core.nets.vgg import fold_batch_norm
 from wsseg_core.runs import Run
 from wsseg_core.saliency import prepare
 
@@ -55,7 +56,7 @@ def run(tiny_devkit: Path, tmp_path: Path) -> Run:
 
 def train_and_infer(run: Run) -> None:
     train_classifier(run)
-    model = prepare(load_classifier(run), run.profile.saliency.precision)
+    model = prepare(fold_batch_norm(load_classifier(run)), run.profile.saliency.precision)
     classify(run, model, run.val_ids)
     for extraction in planned_extractions(run.profile):
         extract(run, model, run.val_ids, extraction)

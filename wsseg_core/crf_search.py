@@ -76,6 +76,12 @@ def grid_table(settings: Sequence[Setting], scores: Mapping[str, Scores]) -> pd.
     return frame.sort_values("ours", ascending=False, kind="stable").reset_index(drop=True)
 
 
+def on_border(table: pd.DataFrame) -> list[str]:
+    """Values of which the best line of `grid_table` has the smallest or largest that was tried: look further there."""
+    tried = [name for name in CRF_VALUES if table[name].nunique() > 1]
+    return [name for name in tried if table.loc[0, name] in (table[name].min(), table[name].max())]
+
+
 def choose_crf(run: Run, settings: Sequence[Setting], scores: Mapping[str, Scores]) -> TunedCrf:
     """Take the best combination, the first of several, and keep it in `artifacts/crf/tuned.json`."""
     best = max(settings, key=lambda setting: scores[setting.name].mean_iou)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from wsseg_core.artifacts import ArtifactStore
 from wsseg_core.classifier import image_scores
 from wsseg_core.config import CrfConfig, Profile
-from wsseg_core.crf import dense_crf
+from wsseg_core.crf import DenseCrf
 from wsseg_core.data.transforms import resize_and_pad, unpad
 from wsseg_core.errors import WorkbookError
 from wsseg_core.extraction import conv_layers, load_maps, open_extraction, open_probabilities, planned_extractions
@@ -63,7 +63,9 @@ class Setting:
         return [conv_layers([block]) for block in self.blocks] or [(INPUT,)]
 
     def parts(self) -> list["Part"]:
-        """The terms whose mean is the class map."""
+        """The terms whose mean is the class map; the released variant sums the layers first and has none."""
+        if self.order == RELEASED:
+            return []
         rule = (self.min_candidates, self.order, self.alpha)
         return [Part(self.guided, size, layers, *rule) for size in self.sizes for layers in self.layer_groups()]
 
@@ -125,7 +127,13 @@ class SavedMaps:
         Raises:
             WorkbookError: they are not among what notebook 02 extracts.
         """
-        return {layer: load_maps(self._store(guided, size, layer), image_id, [layer])[1][layer] for layer in layers}
+        by_store: dict[ArtifactStore, list[str]] = {}
+        for layer in layers:
+            by_store.setdefault(self._store(guided, size, layer), []).append(layer)
+        maps: dict[str, Tensor] = {}
+        for store, names in by_store.items():
+            maps |= load_maps(store, image_id, names)[1]
+        return maps
 
     def _store(self, guided: bool, size: int, layer: str) -> ArtifactStore:
         if (guided, size, layer) not in self.stores:
@@ -195,14 +203,15 @@ class ImageMaps:
             return result
         users: dict[Part, list[int]] = {}
         for index, setting in enumerate(settings):
-            if setting.order == RELEASED:
-                result[index] = self._released(setting)
-                continue
             for part in setting.parts():
                 users.setdefault(part, []).append(index)
         for part, value in self._parts(users):
             for index in users[part]:
-                result[index].add_(value, alpha=1 / len(settings[index].parts()))
+                result[index] += value
+        for index, setting in enumerate(settings):
+            # The sum of n values up to 1 is never rounded above n, so that their mean stays in [0, 1].
+            mean = result[index] / max(len(setting.parts()), 1)
+            result[index] = self._released(setting) if setting.order == RELEASED else mean
         return result
 
     def _parts(self, wanted: Iterable[Part]) -> Iterator[tuple[Part, Tensor]]:
@@ -233,38 +242,45 @@ class ImageMaps:
         """Masks under many settings; settings that differ in their names alone are drawn once."""
         nameless = [replace(setting, name="", crf_source="") for setting in settings]
         distinct = list(dict.fromkeys(nameless))
-        drawn = {s: self._draw(maps, s) for s, maps in zip(distinct, self.saliencies(distinct), strict=True)}
+        saliencies = dict(zip(distinct, self.saliencies(distinct), strict=True))
+        drawn: dict[Setting, np.ndarray] = {}
+        for config in dict.fromkeys(setting.crf for setting in distinct):
+            crf = DenseCrf(self.image, config) if config else None  # its kernels serve all settings that share it
+            drawn |= {s: self._draw(maps, s, crf) for s, maps in saliencies.items() if s.crf == config}
         return [drawn[setting] for setting in nameless]
 
-    def _draw(self, saliency: Tensor, setting: Setting) -> np.ndarray:
+    def _draw(self, saliency: Tensor, setting: Setting, crf: DenseCrf | None) -> np.ndarray:
         if setting.grabcut:
             return grabcut_labels(self.image, saliency.numpy(), self.classes)
-        return mask_from_saliency(self.image, saliency, self.classes, setting.crf)
+        return mask_from_saliency(self.image, saliency, self.classes, crf)
 
 
-def label_probabilities(image: np.ndarray, saliency: Tensor, crf: CrfConfig | None) -> np.ndarray:
+def label_probabilities(image: np.ndarray, saliency: Tensor, crf: CrfConfig | DenseCrf | None) -> np.ndarray:
     """The background and every class at every pixel, before the best is drawn (DCSM 3.4).
 
     Args:
         image: uint8 (H, W, 3).
         saliency: float32 (T, H, W) in [0, 1], at least one class.
-        crf: None for the maps as they are.
+        crf: its values, or the CRF of this image, ready made; None for the maps as they are.
 
     Returns:
         float32 (T+1, H, W) in [0, 1], the background (eq. 7) first. Marginals of the CRF sum to 1, maps need not.
     """
     probabilities = torch.cat([background(saliency)[None], saliency]).numpy()
-    return probabilities if crf is None else dense_crf(image, probabilities, crf)
+    refine = DenseCrf(image, crf) if isinstance(crf, CrfConfig) else crf
+    return refine(probabilities) if refine else probabilities
 
 
-def mask_from_saliency(image: np.ndarray, saliency: Tensor, classes: np.ndarray, crf: CrfConfig | None) -> np.ndarray:
+def mask_from_saliency(
+    image: np.ndarray, saliency: Tensor, classes: np.ndarray, crf: CrfConfig | DenseCrf | None
+) -> np.ndarray:
     """Draw the best class, or the background, at every pixel (DCSM 3.4).
 
     Args:
         image: uint8 (H, W, 3).
         saliency: float32 (T, H, W) in [0, 1].
         classes: int64 (T,), indices of the classes.
-        crf: None for the arg-max of the maps.
+        crf: its values, or the CRF of this image, ready made; None for the arg-max of the maps.
 
     Returns:
         uint8 (H, W), 0 for background, else 1 + class index. Without any class everything is background.

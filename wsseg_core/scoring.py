@@ -10,17 +10,28 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from wsseg_core.artifacts import ArtifactStore
 from wsseg_core.calibration import BINS, Reliability, reliability_counts
 from wsseg_core.classifier import classifier_settings
-from wsseg_core.data.voc import VocMasks
+from wsseg_core.data.voc import VocDevkit, VocMasks
 from wsseg_core.dcsm import ImageMaps, SavedMaps, Setting
-from wsseg_core.metrics import TEST_PROTOCOL, Scores, confusion_matrix
+from wsseg_core.metrics import (
+    PART_VALUES,
+    TEST_PROTOCOL,
+    VOID,
+    Scores,
+    bootstrap_sums,
+    confusion_matrix,
+    percentile_interval,
+)
 from wsseg_core.parallel import parallel_map
 from wsseg_core.runs import Run
 
-Measure = Callable[[ImageMaps, np.ndarray, Sequence[Setting]], np.ndarray]
+FEW_MASKS = 100  # drawn sooner than other processes start
+TrueMask = Callable[[str], np.ndarray]  # the mask of an image, by kind: "class" or "parts"
+Measure = Callable[[ImageMaps, TrueMask, Sequence[Setting]], np.ndarray]
 
 
 def score_settings(
@@ -55,6 +66,33 @@ def score_reliability(
     return {setting.name: Reliability(counts[:, index]) for index, setting in enumerate(settings)}
 
 
+def score_parts(
+    run: Run, name: str, ids: Sequence[str], split: str, settings: Sequence[Setting], made_by: str, samples: int = 1000
+) -> pd.DataFrame:
+    """How much of each part of the objects is drawn in the right class; arguments of `score_settings`.
+
+    Args:
+        samples: resamples of the bootstrap.
+
+    Returns:
+        Columns `row`, `part` ("head", "body"), and in percent `ours`, `low`, `high`: the share of the part's pixels over all
+        images, with its 95 % interval.
+    """
+    store = _measure_all(run, name, ids, split, settings, made_by, _part_counts)
+    counts = np.stack([store.load(image_id)["measured"] for image_id in ids])  # (n, rows, parts, 2)
+    totals, draws = counts.sum(0), bootstrap_sums(counts, samples, run.seed)
+    lines = []
+    for row, setting in enumerate(settings):
+        for column, part in enumerate(PART_VALUES):
+            shares = [
+                100 * sums[..., 0] / np.maximum(sums[..., 1], 1)
+                for sums in (totals[row, column], draws[:, row, column])
+            ]
+            interval = percentile_interval(*shares)
+            lines.append([setting.name, part, interval.value, interval.low, interval.high])
+    return pd.DataFrame(lines, columns=["row", "part", "ours", "low", "high"])
+
+
 def _measure_all(
     run: Run, name: str, ids: Sequence[str], split: str, settings: Sequence[Setting], made_by: str, measure: Measure
 ) -> ArtifactStore:
@@ -63,7 +101,8 @@ def _measure_all(
     missing = store.missing(ids)
     if missing:
         work = partial(_measure_image, saved=SavedMaps(run), settings=settings, store=store, measure=measure)
-        for _ in parallel_map(work, missing, description=f"scoring {name}"):
+        workers = 1 if len(missing) * len(settings) < FEW_MASKS else None
+        for _ in parallel_map(work, missing, description=f"scoring {name}", workers=workers):
             pass
     return store
 
@@ -78,22 +117,34 @@ def _maps_settings(run: Run) -> dict[str, Any]:
 def _measure_image(
     image_id: str, saved: SavedMaps, settings: Sequence[Setting], store: ArtifactStore, measure: Measure
 ) -> None:
-    truth = VocMasks(saved.devkit).mask(image_id)
+    truth = partial(_true_mask, saved.devkit, image_id)
     store.save(image_id, measured=measure(saved.of(image_id), truth, settings))
 
 
-def _confusions(maps: ImageMaps, truth: np.ndarray, settings: Sequence[Setting]) -> np.ndarray:
+def _true_mask(devkit: VocDevkit, image_id: str, kind: str) -> np.ndarray:
+    return VocMasks(devkit, kind).mask(image_id)
+
+
+def _confusions(maps: ImageMaps, truth: TrueMask, settings: Sequence[Setting]) -> np.ndarray:
     """int64 (rows, C+1, C+1)."""
-    classes = len(maps.probabilities)
-    return np.stack([confusion_matrix(truth, mask, classes) for mask in maps.masks(settings)])
+    true_mask, classes = truth("class"), len(maps.probabilities)
+    return np.stack([confusion_matrix(true_mask, mask, classes) for mask in maps.masks(settings)])
 
 
-def _reliabilities(maps: ImageMaps, truth: np.ndarray, settings: Sequence[Setting]) -> np.ndarray:
+def _part_counts(maps: ImageMaps, truth: TrueMask, settings: Sequence[Setting]) -> np.ndarray:
+    """int64 (rows, parts, 2): pixels drawn in the right class, and all; void pixels of the class mask do not count."""
+    true_mask, parts = truth("class"), truth("parts")
+    inside = [(parts == value) & (true_mask != VOID) for value in PART_VALUES.values()]
+    rows = [[((mask == true_mask) & pixels).sum() for pixels in inside] for mask in maps.masks(settings)]
+    return np.stack([np.array(rows), np.broadcast_to([pixels.sum() for pixels in inside], np.shape(rows))], axis=2)
+
+
+def _reliabilities(maps: ImageMaps, truth: TrueMask, settings: Sequence[Setting]) -> np.ndarray:
     """float64 (rows, bins, 3); an image without any detected class has nothing to be sure of and counts nothing."""
     if not maps.targets:
         return np.zeros((len(settings), BINS, 3))
-    values = np.concatenate([[0], maps.classes + 1]).astype(np.uint8)
-    return np.stack([reliability_counts(maps.label_probabilities(setting), values, truth) for setting in settings])
+    true_mask, values = truth("class"), np.concatenate([[0], maps.classes + 1]).astype(np.uint8)
+    return np.stack([reliability_counts(maps.label_probabilities(setting), values, true_mask) for setting in settings])
 
 
 def read_scores(run: Run, name: str, ids: Sequence[str], made_by: str) -> dict[str, Scores]:

@@ -14,6 +14,7 @@ from wsseg_core.config import Profile
 from wsseg_core.data.voc import read_image, write_palette_png
 from wsseg_core.dcsm import segment_image
 from wsseg_core.errors import WorkbookError
+from wsseg_core.nets.vgg import fold_batch_norm
 from wsseg_core.plots import overlay
 from wsseg_core.saliency import prepare
 
@@ -36,7 +37,7 @@ def segment_files(images: Sequence[Path], weights: Path, out: Path, profile: Pro
     """
     _check_names(images, out)
     classifier, classes = classifier_from_checkpoint(weights)
-    model = prepare(classifier, profile.saliency.precision)
+    model = prepare(fold_batch_norm(classifier), profile.saliency.precision)
     drawn = {}
     for path in tqdm(images, desc="segmenting"):
         image = read_image(path)

@@ -71,7 +71,9 @@ def beside(
         row = {"row": key, "label": theirs["label"], "published": theirs["value"]}
         rows.append(row | _measured(ours.get(key), samples, seed) | {"source": theirs["source"]})
     order = ["row", "label", "published", "ours", "low", "high", "source", *REQUIRED_DETAILS]
-    return pd.DataFrame(rows, columns=order)
+    frame = pd.DataFrame(rows, columns=order)
+    seeds = pd.Series([row.get("seed") for row in rows], dtype=object)  # whole numbers, also beside missing ones
+    return frame.assign(seed=seeds)
 
 
 def _measured(scores: Scores | None, samples: int, seed: int) -> dict[str, Any]:
@@ -80,6 +82,15 @@ def _measured(scores: Scores | None, samples: int, seed: int) -> dict[str, Any]:
     interval = scores.interval(samples, seed)
     details = {key: scores.details[key] for key in REQUIRED_DETAILS}
     return {"ours": interval.value, "low": interval.low, "high": interval.high} | details
+
+
+def conditions(scores: Scores) -> str:
+    """What a caption says of all numbers of a table that were measured on the images of these scores."""
+    details = scores.details
+    return (
+        f"{details['split']}, {len(scores.image_ids)} images, {details['protocol']} protocol, void {details['void']}, "
+        f"pretraining {details['pretraining']}, seed {details['seed']}; 95 % intervals of a bootstrap over images"
+    )
 
 
 def class_table(

@@ -98,7 +98,7 @@ def read_image(path: Path) -> np.ndarray:
         DevkitError: the file is not an image, or is cut short.
     """
     with _opened(path, REPLACE_IMAGE) as image:
-        return np.asarray(image.convert("RGB"))
+        return np.array(image.convert("RGB"))
 
 
 def write_palette_png(path: Path, mask: np.ndarray) -> None:
