@@ -107,3 +107,13 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "figures").write_text("a file is in the way")
     with pytest.raises(WorkbookError, match=r"figures.*cannot be written"):
         plots.save_figure(plt.figure(), tmp_path / "figures", "00_nothing")
+
+
+def test_bars_stand_at_their_values_with_whiskers_to_the_ends_of_their_intervals() -> None:
+    frame = pd.DataFrame({"name": ["a", "b"], "ours": [3.0, -1.0], "low": [2.0, -4.0], "high": [3.5, 0.0]})
+    _, axes = plt.subplots()
+    plots.interval_bars(axes, frame, "name")
+    assert [bar.get_height() for bar in axes.patches] == [3, -1]
+    whiskers = axes.collections[0].get_segments()
+    assert [sorted(segment[:, 1].tolist()) for segment in whiskers] == [[2, 3.5], [-4, 0]]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b"]

@@ -17,6 +17,7 @@ from wsseg_core.tables import (
     PUBLISHED_FOLDER,
     beside,
     class_table,
+    conditions,
     published,
     read_figures,
     show,
@@ -96,6 +97,19 @@ def test_ours_stand_beside_the_published_ones():
     assert math.isnan(new["published"])
     assert new["ours"] == pytest.approx(expected)
     assert "table 5" in bp["source"]
+
+
+def test_a_seed_stays_a_whole_number_beside_rows_that_were_not_measured(tmp_path: Path):
+    seeded = Scores("gbp", ("a",), scores("gbp").confusions[:1], DETAILS | {"seed": 3})
+    frame = beside(published("dcsm_table5"), {"gbp": seeded}, samples=10)
+    write_table(frame, tmp_path, "table5", "caption")
+    bp, gbp = (line for line in csv.DictReader((tmp_path / "table5.csv").open()))
+    assert (bp["seed"], gbp["seed"]) == ("", "3")
+
+
+def test_a_caption_says_under_which_conditions_it_was_measured():
+    text = conditions(Scores("gbp", ("a",), scores("gbp").confusions[:1], DETAILS | {"seed": 3}))
+    assert all(part in text for part in ("val, 1 images", "test protocol", "seed 3", "95 %"))
 
 
 def test_only_the_split_asked_for_is_shown():

@@ -1,11 +1,25 @@
-"""The settings that the tables 1 to 5 of DCSM compare, by the names of `wsseg_core.claims`; all of notebook 03 in one list.
+"""The settings that the tables 1 to 5 of DCSM compare, by the names of `wsseg_core.claims`: notebook 03 in one list.
 
 Shimoda & Yanai, "Distinct Class-specific Saliency Maps for Weakly Supervised Semantic Segmentation", ECCV 2016.
 """
 
-from wsseg_core.claims import alpha_key, blocks_key, candidates_key, order_key, size_key
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from wsseg_core.claims import (
+    DCSM_CLAIMS,
+    alpha_key,
+    blocks_key,
+    candidates_key,
+    claims_table,
+    judge_all,
+    order_key,
+    size_key,
+)
 from wsseg_core.config import Profile
 from wsseg_core.dcsm import Setting, dcsm_setting, simonyan_setting
+from wsseg_core.metrics import Scores
 from wsseg_core.subtraction import ORDERS
 
 NOTEBOOK = "03_subtraction_ablations"
@@ -62,9 +76,22 @@ def _methods(profile: Profile) -> list[Setting]:
 
 
 def size_combinations(profile: Profile) -> list[tuple[int, ...]]:
-    """Rows of table 3 in pixels: every size alone, the published combinations whose sizes the profile has, and its own."""
+    """Rows of table 3 in pixels: each size alone, the published combinations of sizes that the profile has, its own."""
     config, base = profile.saliency, profile.data.image_size
     sizes = sorted({*config.sizes, *config.other_sizes})
     by_ratio = {round(100 * size / base): size for size in sizes}
     published = [tuple(by_ratio[r] for r in ratios) for ratios in SIZE_RATIOS if by_ratio.keys() >= set(ratios)]
     return list(dict.fromkeys([*((size,) for size in sizes), *published, config.sizes]))
+
+
+def verdict_table(scores: Mapping[str, Scores], claim_ids: Sequence[str], samples: int = 1000) -> pd.DataFrame:
+    """What the paired bootstrap says of some claims of the paper, without the columns that all rows share.
+
+    Args:
+        scores: by the names of `wsseg_core.claims`.
+        claim_ids: which of `DCSM_CLAIMS`.
+        samples: resamples of the bootstrap.
+    """
+    claims = [claim for claim in DCSM_CLAIMS if claim.id in claim_ids]
+    table = claims_table(judge_all(claims, scores, samples=samples))
+    return table[["claim", "verdict", "left", "against", "difference", "low", "high"]]

@@ -51,6 +51,7 @@ class ToyVocConfig:
     supersampling: int = _ranged(2, 1, 4)  # drawn this many times larger, then averaged down
     object_counts: tuple[float, ...] = _ranged((0.5, 0.38, 0.12), 0, 1)  # probabilities of 1, 2, 3 objects
     object_size: tuple[float, float] = _ranged((0.65, 1.1), 0.1, 3)  # longer side of a lone object / image side
+    own_coats: float = _ranged(0.6, 0, 1)  # probability that an object's body, too, tells its class: colour and pattern
     head_to_body: float = _ranged(1.0, 0.3, 2)  # scale of the class-specific part; 1 as drawn
     context: float = _ranged(0.3, 0, 1)  # probability that an object stands in a scene of its kind
     cooccurrence: float = _ranged(0.6, 0, 1)  # multiplies the probability that a partner comes along
@@ -190,7 +191,7 @@ def load_profile(name: str) -> Profile:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise WorkbookError(f"{path}: not a TOML file ({error}); mend the line or copy a profile that works") from None
-    return _build(Profile, {"name": path.stem} | tables, str(path), ())
+    return _build(Profile, tables | {"name": path.stem}, str(path), ())
 
 
 def _build(cls: Any, values: dict[str, Any], source: str, where: tuple[str, ...]) -> Any:

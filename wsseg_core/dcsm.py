@@ -239,14 +239,16 @@ class ImageMaps:
         return self.masks([setting])[0]
 
     def masks(self, settings: Sequence[Setting]) -> list[np.ndarray]:
-        """Masks under many settings; settings that differ in their names alone are drawn once."""
+        """Masks under many settings. Those that differ in names alone are drawn once, in the CRF alone share maps."""
         nameless = [replace(setting, name="", crf_source="") for setting in settings]
         distinct = list(dict.fromkeys(nameless))
-        saliencies = dict(zip(distinct, self.saliencies(distinct), strict=True))
+        maps_of = {setting: replace(setting, crf=None, grabcut=False) for setting in distinct}
+        kinds = list(dict.fromkeys(maps_of.values()))
+        saliencies = dict(zip(kinds, self.saliencies(kinds), strict=True))
         drawn: dict[Setting, np.ndarray] = {}
         for config in dict.fromkeys(setting.crf for setting in distinct):
             crf = DenseCrf(self.image, config) if config else None  # its kernels serve all settings that share it
-            drawn |= {s: self._draw(maps, s, crf) for s, maps in saliencies.items() if s.crf == config}
+            drawn |= {s: self._draw(saliencies[maps_of[s]], s, crf) for s in distinct if s.crf == config}
         return [drawn[setting] for setting in nameless]
 
     def _draw(self, saliency: Tensor, setting: Setting, crf: DenseCrf | None) -> np.ndarray:

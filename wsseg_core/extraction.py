@@ -113,7 +113,10 @@ def extract(run: Run, model: nn.Module, ids: Sequence[str], extraction: Extracti
     """
     folder = run.artifacts("saliency") / extraction.name
     store = ArtifactStore.create(folder, extraction_settings(run, extraction), NOTEBOOK)
-    probabilities, missing = open_probabilities(run), store.missing(ids)
+    missing = store.missing(ids)
+    if not missing:
+        return store
+    probabilities = open_probabilities(run)
     batch_size, device = run.profile.saliency.batch_size, next(model.parameters()).device
     with tqdm(total=len(missing), desc=extraction.name, mininterval=1.0) as bar:
         for start in range(0, len(missing), batch_size):

@@ -56,3 +56,6 @@ def parallel_map(
         context.set_forkserver_preload(["torch", "cv2", "wsseg_core.parallel"])
     with context.Pool(workers, initializer=_one_thread) as pool:
         yield from tqdm(pool.imap(function, items, chunksize=chunk), **bar)
+        # Leaving the block kills the workers, which must not happen while one of them still writes.
+        pool.close()
+        pool.join()

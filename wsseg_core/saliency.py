@@ -25,6 +25,7 @@ from wsseg_core.errors import WorkbookError
 
 INPUT = "input"  # the layer name under which the image itself is asked for
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_SLICE = 512  # output channels
 _RELUS = frozenset({F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_})
 
 
@@ -84,13 +85,43 @@ def prepare(model: nn.Module, precision: str = "float32") -> nn.Module:
         model: any CNN.
         precision: "float32" or "bfloat16".
 
+    Returns:
+        A model with the same layer names and scores. A convolution with many output channels is computed in slices of
+        them, so that its name has one more level of parameters below it (`fc6.conv.weight`).
+
     Raises:
         WorkbookError: another precision.
     """
     if precision not in PRECISIONS:
         raise WorkbookError(f"precision {precision!r} is not known; use one of {', '.join(PRECISIONS)}")
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    for name, module in list(frozen.named_modules()):
+        if name and isinstance(module, nn.Conv2d) and _is_wide(module):
+            frozen.set_submodule(name, _SlicedConv2d(module))
     return frozen.to(PRECISIONS[precision]).to(memory_format=torch.channels_last)
+
+
+class _SlicedConv2d(nn.Module):
+    """A convolution, computed 512 output channels at a time.
+
+    The backward pass through one with thousands of them (VGG's fc6) keeps no weight in the CPU's cache: oneDNN's
+    channels-last kernel runs it 2.5 times slower in float32, 1.8 times in bfloat16, than the slices and their sum.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv = self.conv
+        weights = conv.weight.split(_SLICE)
+        biases = conv.bias.split(_SLICE) if conv.bias is not None else [None] * len(weights)
+        slices = [conv._conv_forward(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
+        return torch.cat(slices, 1)
+
+
+def _is_wide(conv: nn.Conv2d) -> bool:
+    return conv.out_channels > _SLICE and conv.kernel_size != (1, 1) and conv.groups == 1
 
 
 class _GuidedReLU(TorchFunctionMode):

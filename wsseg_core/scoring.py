@@ -29,7 +29,7 @@ from wsseg_core.metrics import (
 from wsseg_core.parallel import parallel_map
 from wsseg_core.runs import Run
 
-FEW_MASKS = 100  # drawn sooner than other processes start
+FEW_MASKS = 600  # drawn sooner than other processes start
 TrueMask = Callable[[str], np.ndarray]  # the mask of an image, by kind: "class" or "parts"
 Measure = Callable[[ImageMaps, TrueMask, Sequence[Setting]], np.ndarray]
 
@@ -75,7 +75,7 @@ def score_parts(
         samples: resamples of the bootstrap.
 
     Returns:
-        Columns `row`, `part` ("head", "body"), and in percent `ours`, `low`, `high`: the share of the part's pixels over all
+        Columns `row`, `part` ("head", "body"), `ours`, `low`, `high`: percent of the pixels of the part over all
         images, with its 95 % interval.
     """
     store = _measure_all(run, name, ids, split, settings, made_by, _part_counts)

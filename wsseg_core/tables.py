@@ -142,7 +142,9 @@ def write_table(frame: pd.DataFrame, folder: Path, name: str, caption: str, deci
 def show(frame: pd.DataFrame, caption: str = "", decimals: int = 1) -> Styler:
     """The table for a notebook, with the best published and the best of our numbers in bold."""
     best = [column for column in frame.columns if str(column).endswith(("published", "ours"))]
-    style = _cells(frame, decimals).style.hide(axis="index").set_caption(caption)
+    words = [column for column in frame.columns if not pd.api.types.is_numeric_dtype(frame[column])]
+    left: Any = {column: [{"selector": kind, "props": "text-align: left"} for kind in ("th", "td")] for column in words}
+    style = _cells(frame, decimals).style.hide(axis="index").set_caption(caption).set_table_styles(left)
     for column in best:
         if frame[column].notna().any():
             place = pd.IndexSlice[frame.index[frame[column] == frame[column].max()], [column]]

@@ -5,6 +5,7 @@ Where nobody can move a slider, in a notebook that is run headless, an explorer 
 
 import html
 import os
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -28,6 +29,7 @@ from wsseg_core.subtraction import ORDERS, normalise
 HEADLESS = "WSSEG_HEADLESS"  # set in the environment of a notebook that runs without a browser
 CRF_FACTORS = (0.25, 0.5, 1, 2, 4)  # times the value of the profile
 PICTURE_WIDTH = 240  # pixels on the screen
+TITLE_LETTERS = 18  # that fit beside a picture of the panel
 WRAPPED = {"flex_flow": "row wrap"}
 
 Pictures: TypeAlias = dict[str, np.ndarray]  # by title; of the kinds that `plots.show_rows` draws
@@ -54,11 +56,18 @@ def explorer(draw: Callable[..., Pictures], controls: Controls, panel: Sequence[
     if interactive():
         return _controlled(draw, controls, panel[0])
     rows = [draw(**{name: controls[name][label] for name, label in setting.items()}) for setting in panel]
-    varied = [name for name in controls if len({setting[name] for setting in panel}) > 1]
-    titles = ["\n".join(setting[name] for name in varied) for setting in panel]
-    figure = show_rows([list(row.values()) for row in rows], list(rows[0]), titles)
+    figure = show_rows([list(row.values()) for row in rows], list(rows[0]), _titles(panel))
     plt.close(figure)  # shown as the cell's result, and not a second time at the end of the cell
     return figure
+
+
+def _titles(panel: Sequence[Setting]) -> list[str]:
+    """What a setting changes of the first one; the first names all that is changed."""
+    first = panel[0]
+    varied = [name for name in first if any(setting[name] != first[name] for setting in panel)]
+    changes = [varied, *([name for name in varied if setting[name] != first[name]] for setting in panel[1:])]
+    lines = [[f"{name} {s[name]}".replace("_", " ") for name in names] for s, names in zip(panel, changes, strict=True)]
+    return ["\n".join(textwrap.fill(line, TITLE_LETTERS) for line in group) for group in lines]
 
 
 def _controlled(draw: Callable[..., Pictures], controls: Controls, start: Setting) -> ipywidgets.VBox:

@@ -86,7 +86,7 @@ class Stage:
 
     def _coat(self, name: str, centre: np.ndarray, rng: np.random.Generator) -> Coat:
         """A coat of the class, or one in the colour of what will lie behind it."""
-        coat = choose_coat(rng, name, self.config.inner_edges)
+        coat = choose_coat(rng, name, self.config.inner_edges, self.config.own_coats)
         deviation = rng.normal(0, 6, 3)
         if rng.random() < self.config.camouflage:
             x, y = (np.clip(centre, 0.1, 0.9) * self.size).astype(int)

@@ -1,0 +1,134 @@
+"""Scores of settings on a tiny devkit, with made-up saliency maps in place of a network's."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from wsseg_core import scoring, widgets
+from wsseg_core.config import CrfConfig, load_profile
+from wsseg_core.data.voc import VocMasks
+from wsseg_core.dcsm import ImageMaps, dcsm_setting, mask_from_saliency
+from wsseg_core.errors import WorkbookError
+from wsseg_core.metrics import confusion_matrix
+from wsseg_core.runs import Run
+from wsseg_core.scoring import crf_text, read_scores, score_reliability, score_settings
+
+STRONG = CrfConfig(w1=8.0, gamma_beta=60.0, iterations=3)
+
+
+class MadeUpMaps:
+    """Stands in for `SavedMaps`: class 0 is detected everywhere, class 1 in every other image, none in the first."""
+
+    def __init__(self, run: Run) -> None:
+        self.devkit = run.devkit
+
+    def of(self, image_id: str) -> ImageMaps:
+        number = int(image_id[-1])
+        probabilities = np.float32([0.9, 0.8 if number % 2 else 0.1, 0.2]) * (number > 1)
+        return ImageMaps(self.devkit.image(image_id), probabilities, 0.5, partial(self.read, number))
+
+    def read(self, number: int, guided: bool, size: int, layers: Sequence[str]) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(number)
+        return {layer: torch.rand(3, 6, 6, generator=generator) for layer in layers}
+
+
+@pytest.fixture
+def run(tiny_devkit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    profile = load_profile("smoke")
+    data = replace(profile.data, source="voc", devkit=str(tiny_devkit))
+    monkeypatch.setattr(scoring, "SavedMaps", MadeUpMaps)
+    monkeypatch.setattr(widgets, "SavedMaps", MadeUpMaps)
+    return Run(replace(profile, data=data), 0, tmp_path / "results")
+
+
+def settings(run: Run) -> list:
+    tuned = replace(dcsm_setting(run.profile, "tuned"), crf=STRONG, crf_source="chosen on train")
+    return [dcsm_setting(run.profile), dcsm_setting(run.profile, "dcsm_crf", crf=True), tuned]
+
+
+def test_every_setting_is_scored_on_every_image(run: Run) -> None:
+    rows = settings(run)
+    scores = score_settings(run, "a", run.val_ids, "val", rows, "notebook")
+    assert list(scores) == ["dcsm", "dcsm_crf", "tuned"]
+    for setting in rows:
+        for index, image_id in enumerate(run.val_ids):
+            maps = MadeUpMaps(run).of(image_id)
+            mask = mask_from_saliency(maps.image, maps.saliency(setting), maps.classes, setting.crf)
+            expected = confusion_matrix(VocMasks(run.devkit).mask(image_id), mask, 3)
+            np.testing.assert_array_equal(scores[setting.name].confusions[index], expected)
+    assert (scores["dcsm"].confusions != scores["tuned"].confusions).any()
+
+
+def test_every_number_says_which_crf_it_used(run: Run) -> None:
+    scores = score_settings(run, "a", run.val_ids, "val", settings(run), "notebook")
+    crfs = {name: value.details["crf"] for name, value in scores.items()}
+    assert crfs == {
+        "dcsm": "none",
+        "dcsm_crf": "1/1/30/10/3, 2 iterations",
+        "tuned": "8/1/30/60/3, 3 iterations; chosen on train",
+    }
+    assert crf_text(None, "chosen on train") == "none"
+
+
+def test_what_was_scored_is_not_scored_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    score_settings(run, "a", run.val_ids[:2], "val", settings(run), "notebook")
+    seen = []
+    monkeypatch.setattr(
+        MadeUpMaps,
+        "of",
+        lambda self, image_id: (
+            seen.append(image_id)
+            or ImageMaps(self.devkit.image(image_id), np.zeros(3, np.float32), 0.5, partial(self.read, 0))
+        ),
+    )
+    score_settings(run, "a", run.val_ids, "val", settings(run), "notebook")
+    assert seen == run.val_ids[2:]
+
+
+def test_another_notebook_reads_them_back(run: Run) -> None:
+    left = score_settings(run, "a", run.val_ids, "val", settings(run), "notebook")
+    read = read_scores(run, "a", run.val_ids, "notebook")
+    assert read["tuned"].details == left["tuned"].details
+    np.testing.assert_array_equal(read["tuned"].confusions, left["tuned"].confusions)
+    with pytest.raises(WorkbookError, match="run notebook other first"):
+        read_scores(run, "b", run.val_ids, "other")
+    trained_longer = replace(run.profile, classifier=replace(run.profile.classifier, steps=7))
+    with pytest.raises(WorkbookError, match="steps = 6, but this run uses 7"):
+        read_scores(replace(run, profile=trained_longer), "a", run.val_ids, "notebook")
+
+
+def test_reliability_counts_the_pixels_of_images_with_a_class(run: Run) -> None:
+    ids = run.val_ids
+    counts = score_reliability(run, "r", ids, "val", settings(run), "notebook")
+    scored = [int((VocMasks(run.devkit).mask(image_id) != 255).sum()) for image_id in ids]
+    scored[0] = 0  # no class is detected there
+    scores = score_settings(run, "a", ids, "val", settings(run), "notebook")
+    for name, reliability in counts.items():
+        np.testing.assert_array_equal(reliability.counts[:, :, 0].sum(1), scored)
+        right = np.trace(scores[name].confusions, axis1=1, axis2=2) * (np.array(scored) > 0)
+        np.testing.assert_array_equal(reliability.counts[:, :, 2].sum(1), right)
+
+
+def test_headless_the_explorer_of_the_crf_shows_each_value_turned_up(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(widgets.HEADLESS, "1")
+    figure = widgets.crf_explorer(run)
+    titles = [axes.get_ylabel().split("\n") for axes in figure.axes[::3]]
+    assert titles[0] == ["1", "1", "30", "10", "3"]
+    assert [sum(a != b for a, b in zip(titles[0], title, strict=True)) for title in titles] == [0, 1, 1, 1, 1, 1]
+
+
+def test_a_slider_changes_the_mask_and_only_the_mask(run: Run) -> None:
+    maps = MadeUpMaps(run).of(run.val_ids[1])
+    saliency = maps.saliency(dcsm_setting(run.profile))
+    row = widgets._crf_pictures(run.profile.crf, (maps, saliency), w1=1.0)
+    turned = widgets._crf_pictures(run.profile.crf, (maps, saliency), w1=20.0, gamma_beta=200.0)
+    assert list(row) == ["image", "without CRF", "with CRF"]
+    for title in ("image", "without CRF"):
+        np.testing.assert_array_equal(row[title], turned[title])
+    assert (row["with CRF"] != turned["with CRF"]).any()
