@@ -20,6 +20,7 @@ from wsseg_core.runs import Run
 from wsseg_core.saliency import prepare
 
 NOTEBOOKS = sorted((PACKAGE.parent / "notebooks").glob("*.ipynb"))
+READING_MASKS = re.compile(r"VocMasks|score_(masks|settings|reliability|parts)")
 READERS_OF_MASKS = {"data.voc", "data.check", "metrics", "scoring"}
 LEARNERS = ["classifier", "training", "extraction", "dcsm", "segment", "saliency", "subtraction", "crf"]
 
@@ -102,5 +103,5 @@ def test_nothing_that_learns_imports_the_evaluation() -> None:
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_read_masks_in_cells_marked_as_evaluation(notebook: Path) -> None:
     for cell in read_cells(notebook):
-        if cell["cell_type"] == "code" and re.search(r"VocMasks|score_masks|score_settings", cell["source"]):
+        if cell["cell_type"] == "code" and READING_MASKS.search(cell["source"]):
             assert "evaluation" in cell["metadata"].get("tags", []), cell["source"]

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from wsseg_core.errors import WorkbookError
 from wsseg_core.parallel import cpu_count, parallel_map
 
 
@@ -47,3 +48,9 @@ def test_the_bar_names_the_work_and_counts_the_items(capsys: pytest.CaptureFixtu
 
 def test_at_least_one_core_is_ours():
     assert 1 <= cpu_count() <= (os.cpu_count() or 1)
+
+
+def test_a_worker_that_dies_is_told_in_one_line_instead_of_waited_for():
+    with pytest.raises(WorkbookError, match="a worker process died") as caught:
+        list(mapped(os._exit, [1, 1], workers=2))
+    assert "\n" not in str(caught.value)

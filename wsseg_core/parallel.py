@@ -3,9 +3,13 @@
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from tqdm import tqdm
+
+from wsseg_core.errors import WorkbookError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -44,6 +48,9 @@ def parallel_map(
 
     Yields:
         The results, in the order of `items`. An exception in a worker is raised here.
+
+    Raises:
+        WorkbookError: a worker was killed, or could not start.
     """
     workers = min(workers or cpu_count(), max(len(items), 1))
     bar: dict[str, Any] = {"total": len(items), "desc": description, "mininterval": 1.0}
@@ -54,8 +61,13 @@ def parallel_map(
     context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
     if os.name == "posix":
         context.set_forkserver_preload(["torch", "cv2", "wsseg_core.parallel"])
-    with context.Pool(workers, initializer=_one_thread) as pool:
-        yield from tqdm(pool.imap(function, items, chunksize=chunk), **bar)
-        # Leaving the block kills the workers, which must not happen while one of them still writes.
-        pool.close()
-        pool.join()
+    with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
+        try:
+            yield from tqdm(pool.map(function, items, chunksize=chunk), **bar)
+        except BrokenProcessPool:
+            raise WorkbookError(
+                f"{description}: a worker process died; free memory or use fewer cores, and in a script of your own "
+                "put what runs under `if __name__ == '__main__':`"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -46,6 +46,7 @@ def export_html(run_folder: Path) -> Path:
     entries = []
     for path in executed_notebooks(run_folder):
         page, _ = exporter.from_filename(str(path))
+        page = re.sub(r'href="([\w-]+)\.ipynb"', r'href="\1.html"', page)  # notebooks link to each other
         write_atomically(report / f"{path.stem}.html", page.encode())
         entries.append(_entry(path))
     index = report / "index.html"

@@ -26,6 +26,7 @@ from wsseg_core.errors import WorkbookError
 INPUT = "input"  # the layer name under which the image itself is asked for
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _SLICE = 512  # output channels
+_POOLS = frozenset({F.max_pool2d, torch.max_pool2d})
 _RELUS = frozenset({F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_})
 
 
@@ -124,12 +125,22 @@ def _is_wide(conv: nn.Conv2d) -> bool:
     return conv.out_channels > _SLICE and conv.kernel_size != (1, 1) and conv.groups == 1
 
 
-class _GuidedReLU(TorchFunctionMode):
-    """While active, every ReLU passes only positive gradients. The hooks live in the graph and die with it."""
+class _BackwardRules(TorchFunctionMode):
+    """While active, ReLUs may be guided, and max pooling has a backward pass that is fast for several classes.
+
+    The rules are part of the graph that is recorded and die with it.
+    """
+
+    def __init__(self, guided: bool) -> None:
+        super().__init__()
+        self.guided = guided
 
     def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func in _RELUS and result.requires_grad:
+        kwargs = kwargs or {}
+        if func in _POOLS and args[0].requires_grad and not kwargs.pop("return_indices", False):
+            return _MaxPool2d.apply(args[0], _pool_window(*args[1:], **kwargs))
+        result = func(*args, **kwargs)
+        if func in _RELUS and self.guided and result.requires_grad:
             node = result.grad_fn
             if node.name() != "ReluBackward0":
                 raise WorkbookError("an in-place ReLU on a part of a tensor cannot be guided; make it out-of-place")
@@ -138,11 +149,47 @@ class _GuidedReLU(TorchFunctionMode):
         return result
 
 
+def _pool_window(
+    kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+) -> tuple[Any, ...]:
+    return kernel_size, stride or kernel_size, padding, dilation, ceil_mode
+
+
+class _MaxPool2d(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, window: tuple[Any, ...]) -> Tensor:
+        pooled, indices = torch.ops.aten.max_pool2d_with_indices(x, *window)
+        ctx.save_for_backward(x, indices)
+        ctx.window = window
+        return pooled
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _MaxPool2dGradient.apply(gradient, *ctx.saved_tensors, ctx.window), None
+
+
+class _MaxPool2dGradient(torch.autograd.Function):
+    """One class after the other: torch's rule for several leaves the channels-last layout, at ten times the cost."""
+
+    @staticmethod
+    def forward(gradient: Tensor, x: Tensor, indices: Tensor, window: tuple[Any, ...]) -> Tensor:
+        return torch.ops.aten.max_pool2d_with_indices_backward(gradient, x, *window, indices)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, gradients: Tensor, *pool: Any) -> tuple[Tensor, int]:
+        one_by_one = [_MaxPool2dGradient.forward(gradient, *pool) for gradient in gradients.movedim(in_dims[0], 0)]
+        return torch.cat(one_by_one).unflatten(0, (len(one_by_one), -1)), 0
+
+
 def _forward(model: nn.Module, images: Tensor, tap_input: bool, edges: dict[str, GradientEdge], guided: bool) -> Tensor:
     # Detached weights keep the graph from reaching below the lowest tap, and the parameters from being touched.
     weights = {name: weight.detach() for name, weight in model.named_parameters()}
     images = images.detach().to(next((weight.dtype for weight in weights.values()), images.dtype))
-    with _GuidedReLU() if guided else contextlib.nullcontext():
+    with _BackwardRules(guided):
         images = _tap(INPUT, images, edges) if tap_input else images
         scores = torch.func.functional_call(model, weights, (images,))
     if not isinstance(scores, Tensor) or scores.ndim not in (2, 4):

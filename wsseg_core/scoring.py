@@ -84,13 +84,15 @@ def score_parts(
     lines = []
     for row, setting in enumerate(settings):
         for column, part in enumerate(PART_VALUES):
-            shares = [
-                100 * sums[..., 0] / np.maximum(sums[..., 1], 1)
-                for sums in (totals[row, column], draws[:, row, column])
-            ]
-            interval = percentile_interval(*shares)
+            interval = percentile_interval(_share(totals[row, column]), _share(draws[:, row, column]))
             lines.append([setting.name, part, interval.value, interval.low, interval.high])
     return pd.DataFrame(lines, columns=["row", "part", "ours", "low", "high"])
+
+
+def _share(counts: np.ndarray) -> Any:
+    """Percent of the second count that the first is, counts (..., 2); NaN of nothing."""
+    with np.errstate(invalid="ignore"):
+        return 100 * counts[..., 0] / counts[..., 1]
 
 
 def _measure_all(
