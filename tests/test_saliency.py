@@ -113,7 +113,7 @@ def test_resnet_with_shared_in_place_relus(guided):
     torch.manual_seed(0)
     model = resnet18(num_classes=4).eval()
     image = torch.randn(1, 3, 64, 64)
-    maps = saliency_maps(model, image, torch.tensor([[3, 1]]), ["layer2", "layer3.0.conv1"], guided)
+    maps = saliency_maps(model, image, torch.tensor([[3, 1]]), ["conv1", "layer2", "layer3.0.conv1"], guided)
 
     def functional(images):  # the same network with a guided ReLU written out
         relu = GatedReLU.apply if guided else F.relu
@@ -125,7 +125,8 @@ def test_resnet_with_shared_in_place_relus(guided):
             y = module.bn2(module.conv2(relu(module.bn1(y))))
             return relu(y + (x if module.downsample is None else module.downsample(x)))
 
-        x = model.maxpool(relu(model.bn1(model.conv1(images))))
+        seen["conv1"] = model.conv1(images)
+        x = model.maxpool(relu(model.bn1(seen["conv1"])))
         for stage in ("layer1", "layer2", "layer3", "layer4"):
             for index, module in enumerate(getattr(model, stage)):
                 x = block(module, x, f"{stage}.{index}")
@@ -191,6 +192,39 @@ def test_every_spelling_of_relu(relu, guided):
     expected = saliency_maps(Functional(nn.ReLU()), image, classes, layers, guided)
     for layer in layers:
         torch.testing.assert_close(maps[layer], expected[layer])
+
+
+class Pooled(nn.Module):
+    def __init__(self, pool):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.pool = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 2, 1), pool
+
+    def forward(self, images):
+        return self.second(self.pool(self.first(images)))
+
+
+def pool_with_indices(x):
+    return F.max_pool2d(x, 2, return_indices=True)[0]
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.MaxPool2d(3, stride=2, padding=1),
+        nn.MaxPool2d(2, ceil_mode=True),
+        nn.AdaptiveMaxPool2d(3),
+        lambda x: torch.max_pool2d(x, 3, 1),
+        lambda x: F.max_pool2d(x, (2, 3), dilation=2),
+        pool_with_indices,
+    ],
+)
+def test_every_spelling_of_max_pooling(pool):
+    model, image = Pooled(pool), torch.randn(2, 3, 11, 12)
+    maps = saliency_maps(model, image, torch.tensor([[0, 1], [1, 1]]), ["first"])["first"]
+    for index, row, class_index in [(0, 0, 0), (0, 1, 1), (1, 0, 1)]:
+        expected = slow_maps(model, image[index : index + 1], class_index, "first", guided=False)
+        torch.testing.assert_close(maps[index, row], expected[0])
 
 
 def test_batch_equals_one_by_one():
@@ -297,6 +331,19 @@ def test_bfloat16_is_close_and_gives_float32():
     rough = saliency_maps(prepare(network(), "bfloat16"), image, torch.tensor([[0, 1]]), ["2"])["2"]
     assert rough.dtype == torch.float32
     assert 0 < (rough - exact).abs().mean() < 0.1 * exact.mean()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_prepared_model_computes_the_same(bias):
+    """Wide convolutions are computed in slices."""
+    torch.manual_seed(0)
+    wide = nn.Conv2d(8, 1100, 3, padding=1, stride=2, bias=bias)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), wide, nn.ReLU(), nn.Conv2d(1100, 3, 1))
+    image, classes = torch.randn(1, 3, 12, 12), torch.tensor([[2, 0]])
+    torch.testing.assert_close(prepare(model)(image), model(image))
+    expected = saliency_maps(model, image, classes, ["0", "2"])
+    for layer, maps in saliency_maps(prepare(model), image, classes, ["0", "2"]).items():
+        torch.testing.assert_close(maps, expected[layer])
 
 
 def test_prepare_leaves_the_model_alone():

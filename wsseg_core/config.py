@@ -50,19 +50,19 @@ class ToyVocConfig:
     image_size: int = _ranged(160, 32, 1024)  # side of the square images, pixels
     supersampling: int = _ranged(2, 1, 4)  # drawn this many times larger, then averaged down
     object_counts: tuple[float, ...] = _ranged((0.5, 0.38, 0.12), 0, 1)  # probabilities of 1, 2, 3 objects
-    object_size: tuple[float, float] = _ranged((0.65, 1.1), 0.1, 3)  # longer side of a lone object / image side
+    object_size: tuple[float, float] = _ranged((0.5, 0.95), 0.1, 3)  # longer side of a lone object / image side
     own_coats: float = _ranged(0.6, 0, 1)  # probability that an object's body, too, tells its class: colour and pattern
     head_to_body: float = _ranged(1.0, 0.3, 2)  # scale of the class-specific part; 1 as drawn
     context: float = _ranged(0.3, 0, 1)  # probability that an object stands in a scene of its kind
     cooccurrence: float = _ranged(0.6, 0, 1)  # multiplies the probability that a partner comes along
     occlusion: float = _ranged(0.3, 0, 1)  # probability that something stands in front of the objects
     clutter: int = _ranged(4, 0, 20)  # at most this many things of no class, in the colours of objects
-    camouflage: float = _ranged(0.3, 0, 1)  # probability that an object has the colour of what lies behind it
-    inner_edges: float = _ranged(0.7, 0, 1)  # contrast of the patterns inside an object
-    shadows: float = _ranged(0.5, 0, 1)  # depth of the shadows and highlights that cross contours
+    camouflage: float = _ranged(0.1, 0, 1)  # probability that an object has the colour of what lies behind it
+    inner_edges: float = _ranged(0.4, 0, 1)  # contrast of the patterns inside an object
+    shadows: float = _ranged(0.3, 0, 1)  # depth of the shadows and highlights that cross contours
     light: float = _ranged(0.3, 0, 1)  # strength of the light gradient over the image, and of its gain
-    blur: float = _ranged(0.9, 0, 5)  # largest Gaussian sigma, pixels
-    noise: float = _ranged(9.0, 0, 100)  # largest sigma of the sensor noise, grey levels
+    blur: float = _ranged(0.6, 0, 5)  # largest Gaussian sigma, pixels
+    noise: float = _ranged(5.0, 0, 100)  # largest sigma of the sensor noise, grey levels
     min_label_fraction: float = _ranged(0.01, 0, 0.5)  # a class on fewer pixels is not labelled; its pixels are void
 
     def __post_init__(self) -> None:

@@ -43,6 +43,8 @@ def export_html(run_folder: Path) -> Path:
 
     report = run_folder / "report"
     exporter = HTMLExporter()
+    # Else every step of a progress bar is a line of its own.
+    exporter.register_preprocessor("nbconvert.preprocessors.CoalesceStreamsPreprocessor", enabled=True)
     entries = []
     for path in executed_notebooks(run_folder):
         page, _ = exporter.from_filename(str(path))

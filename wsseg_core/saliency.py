@@ -137,7 +137,7 @@ class _BackwardRules(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _POOLS and args[0].requires_grad and not kwargs.pop("return_indices", False):
+        if func in _POOLS and args[0].requires_grad:
             return _MaxPool2d.apply(args[0], _pool_window(*args[1:], **kwargs))
         result = func(*args, **kwargs)
         if func in _RELUS and self.guided and result.requires_grad:
@@ -150,7 +150,7 @@ class _BackwardRules(TorchFunctionMode):
 
 
 def _pool_window(
-    kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+    kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False, **_: Any
 ) -> tuple[Any, ...]:
     return kernel_size, stride or kernel_size, padding, dilation, ceil_mode
 

@@ -29,7 +29,7 @@ from wsseg_core.data.voc import write_palette_png
 from wsseg_core.errors import WorkbookError
 from wsseg_core.parallel import parallel_map
 
-RECIPE = 2  # raise it when the drawing changes: devkits of another recipe are drawn again
+RECIPE = 3  # raise it when the drawing changes: devkits of another recipe are drawn again
 RECORD_FILE = "toyvoc.json"
 FOLDERS = {"JPEGImages": "jpg", "SegmentationClass": "png", "SegmentationParts": "png", "Annotations": "xml"}
 
