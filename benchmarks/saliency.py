@@ -1,13 +1,13 @@
 """All candidate maps of one image against one guided backward pass a class, as two other libraries do it.
 
-    python benchmarks/saliency.py [--repeats 5] [--size 500] [--width 64]
+    python benchmarks/saliency.py [--repeats 5] [--size 500] [--width 64] [--busy]
 
 Ours: VGG-16 at 500×500 pixels, three classes, guided gradients at the nine convolutions of blocks 3-5, in one forward
 and one backward pass. Theirs: Captum's `GuidedBackprop` and grad-cam's guided model, one forward and one backward pass
 down to the image for each class. Everything is measured in turn within a round, so that all meet the same load, and
 each figure is the median over the rounds. The share of the peak compares the convolution FLOPs of ours a second with
-those of the fastest 3×3 convolution of VGG's shapes in the same round. Results go to
-`results/benchmarks/saliency.json`.
+those of the fastest 3×3 convolution of VGG's shapes in the same round. Where other programs hold the cores, wall time
+says little; `--busy` takes the CPU time of one thread instead. Results go to `results/benchmarks/saliency.json`.
 """
 
 import argparse
@@ -85,10 +85,11 @@ def largest_difference(width: int) -> dict[str, float]:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
+    """Time of one call: CPU time where there is only one thread, else wall time."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    start = clock()
     work()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def peak(dtype: torch.dtype) -> float:
@@ -171,12 +172,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
     parser.add_argument("--size", type=int, default=500, help="side of the image in pixels")
     parser.add_argument("--width", type=int, default=64, help="channels of VGG's first block")
+    parser.add_argument("--busy", action="store_true", help="CPU time of one thread, for a machine with other work")
     parser.add_argument("--memory-of", choices=PRECISIONS, help="only print the peak memory of one image, in GiB")
     arguments = parser.parse_args()
     if arguments.memory_of:
         print_peak_memory(arguments.size, arguments.width, arguments.memory_of)
         return
     warnings.filterwarnings("ignore", "Setting backward hooks")
+    if arguments.busy:
+        torch.set_num_threads(1)
     result: dict = {"load_before": os.getloadavg()[0], "threads": torch.get_num_threads()}
     result |= {"size": arguments.size, "width": arguments.width, "classes": len(CLASSES)}
     # First of all, while this process is small: on Linux a child's peak begins at the memory of its parent.

@@ -245,12 +245,12 @@ def classifier_from_checkpoint(path: Path) -> tuple[FcnVgg16, list[str]]:
 
 def class_probabilities(model: nn.Module, devkit: VocDevkit, ids: list[str], size: int, batch_size: int) -> np.ndarray:
     """Sigmoid scores of images at one input size, float32 (n, C) in [0, 1]."""
-    device = next(model.parameters()).device
+    like = next(model.parameters())  # for its device and precision
     rows = []
     with torch.inference_mode():
         for start in tqdm(range(0, len(ids), batch_size), desc="classifying", mininterval=1.0):
             images = [resize_and_pad(devkit.image(image_id), size) for image_id in ids[start : start + batch_size]]
-            score_map = model(torch.stack(images).to(device, memory_format=torch.channels_last))
+            score_map = model(torch.stack(images).to(like).to(memory_format=torch.channels_last))
             rows.append(image_scores(score_map).sigmoid().float().cpu().numpy())
     return np.concatenate(rows)
 

@@ -115,6 +115,7 @@ def _execute(path: Path, running: Path, parameters: Mapping[str, Any]) -> str:
     import papermill
     from nbclient.exceptions import DeadKernelError
 
+    os.environ["WSSEG_HEADLESS"] = "1"  # the kernel inherits it; `wsseg_core.widgets` then draws panels for explorers
     try:
         papermill.execute_notebook(
             path, running, dict(parameters), kernel_name="python3", language="python", cwd=project_root(),

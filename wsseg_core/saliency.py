@@ -68,7 +68,7 @@ def saliency_maps(
     signals = _signals(scores, class_indices)
     targets = [edges[name] for name in layers]
     try:
-        gradients = torch.vmap(lambda signal: torch.autograd.grad(scores, targets, signal, retain_graph=True))(signals)
+        gradients = torch.vmap(lambda signal: torch.autograd.grad(scores, targets, signal))(signals)
     except RuntimeError as error:
         if "not have been used" not in str(error) and "does not require grad" not in str(error):
             raise
@@ -137,7 +137,7 @@ class _BackwardRules(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _POOLS and args[0].requires_grad:
+        if func in _POOLS and args and args[0].requires_grad:
             return _MaxPool2d.apply(args[0], _pool_window(*args[1:], **kwargs))
         result = func(*args, **kwargs)
         if func in _RELUS and self.guided and result.requires_grad:
