@@ -171,7 +171,7 @@ def test_the_baseline_is_the_plain_gradient_at_the_image(maps: ImageMaps) -> Non
 def test_the_method_takes_its_values_from_the_profile() -> None:
     profile = load_profile("toy")
     setting = dcsm_setting(profile, crf=True, alpha=5.0)
-    assert (setting.sizes, setting.blocks, setting.min_candidates) == ((128, 160, 192), (3, 4, 5), 3)
+    assert (setting.sizes, setting.blocks, setting.min_candidates) == (profile.saliency.sizes, (3, 4, 5), 3)
     assert (setting.alpha, setting.crf) == (5.0, profile.crf)
 
 

@@ -86,7 +86,7 @@ def test_settings_name_the_data_the_seed_the_code_and_what_is_given(run: Run):
 
 def test_the_factors_of_the_scenes_count_where_scenes_are_drawn(run: Run):
     assert "toyvoc" not in run.settings("saliency")["data"]
-    assert with_data(run, source="toyvoc").settings("saliency")["data"]["toyvoc"]["noise"] == 9.0
+    assert with_data(run, source="toyvoc").settings("saliency")["data"]["toyvoc"]["noise"] == run.profile.toyvoc.noise
 
 
 def test_a_missing_devkit_is_told_when_it_is_first_needed(run: Run, tmp_path: Path):

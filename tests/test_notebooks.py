@@ -1,0 +1,84 @@
+"""All notebooks, in order, through the same Snakefile that a user runs, in the smoke profile."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from wsseg_core.claims import DCSM_CLAIMS, Outcome
+from wsseg_core.dependencies import PACKAGE, read_cells
+
+ROOT = PACKAGE.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+HEADLINES = {"classifier_map", "simonyan_crf", "dcsm", "dcsm_crf", "dcsm_crf_tuned"}
+
+pytestmark = pytest.mark.notebooks
+
+
+def wsseg(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "wsseg_core.cli", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    done = wsseg("run", "--profile", "smoke", "--results", str(folder))
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return folder
+
+
+def test_every_notebook_ran_to_its_end(results: Path) -> None:
+    executed = sorted((results / "smoke" / "notebooks").glob("*.ipynb"))
+    assert [path.name for path in executed] == [path.name for path in NOTEBOOKS]
+    for path in executed:
+        cells = [cell for cell in read_cells(path) if cell["cell_type"] == "code"]
+        assert all(cell["execution_count"] for cell in cells)
+
+
+def test_every_table_comes_in_three_formats_and_every_figure_is_a_picture(results: Path) -> None:
+    tables = {path.stem for path in (results / "smoke" / "tables").glob("*.csv")}
+    assert {f"03_table{number}" for number in range(1, 6)} <= tables
+    for name in tables:
+        assert len(pd.read_csv(results / "smoke" / "tables" / f"{name}.csv")) > 0
+        assert all((results / "smoke" / "tables" / f"{name}{suffix}").stat().st_size for suffix in (".md", ".tex"))
+    figures = list((results / "smoke" / "figures").glob("*.png"))
+    assert len({path.name[:2] for path in figures}) >= 5
+    for path in figures:
+        with Image.open(path) as image:
+            low, high = image.convert("L").getextrema()
+            assert low < high, f"{path.name} is blank"
+
+
+def test_every_claim_has_a_verdict(results: Path) -> None:
+    verdicts = json.loads((results / "smoke" / "claims.json").read_text())
+    assert {verdict["claim"]["id"] for verdict in verdicts} >= {claim.id for claim in DCSM_CLAIMS}
+    assert {verdict["outcome"] for verdict in verdicts} <= {str(outcome) for outcome in Outcome}
+
+
+def test_headline_numbers_are_one_json_object_with_intervals(results: Path) -> None:
+    done = wsseg("figures", "--profile", "smoke", "--results", str(results), "--json")
+    figures = json.loads(done.stdout)
+    assert {"profile", "seed", "split", "protocol", "wall_s"} | HEADLINES <= figures.keys()
+    assert all(figures[key]["low"] <= figures[key]["value"] <= figures[key]["high"] for key in HEADLINES)
+    assert sorted(figures["wall_s"]) == [path.stem for path in NOTEBOOKS]
+
+
+def test_the_report_has_a_page_for_every_notebook(results: Path) -> None:
+    index = (results / "smoke" / "report" / "index.html").read_text()
+    for path in NOTEBOOKS:
+        assert f"{path.stem}.html" in index
+        page = (results / "smoke" / "report" / f"{path.stem}.html").read_text()
+        assert "WorkbookError" not in page
+
+
+def test_a_second_run_has_nothing_to_do(results: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (results / "smoke").rglob("*") if path.is_file()}
+    done = wsseg("run", "--profile", "smoke", "--results", str(results))
+    assert done.returncode == 0
+    assert "nothing to do" in done.stdout + done.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in (results / "smoke").rglob("*") if path.is_file()}
