@@ -78,7 +78,7 @@ class FcnVgg16(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (B, 3, H, W) to class scores (B, C, H/32, W/32), before the sigmoid."""
-        for module in self.children():
+        for module in filter(None, self._modules.values()):  # children() would skip a module that is used twice
             images = module(images)
         return images
 
