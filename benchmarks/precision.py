@@ -13,7 +13,7 @@ from wsseg_core.artifacts import write_json
 from wsseg_core.classifier import load_classifier
 from wsseg_core.dcsm import segment_image
 from wsseg_core.metrics import TEST_PROTOCOL, paired_bootstrap, score_masks
-from wsseg_core.nets.vgg import fold_batch_norm
+from wsseg_core.nets.folding import fold_batch_norm
 from wsseg_core.runs import Run, open_run
 from wsseg_core.saliency import PRECISIONS, prepare
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from wsseg_core.ablations import ablation_settings, size_combinations, verdict_table
+from wsseg_core.ablations import ablation_settings, size_combinations
 from wsseg_core.config import load_profile
 from wsseg_core.extraction import planned_extractions
 from wsseg_core.subtraction import ORDERS
@@ -18,7 +18,7 @@ def test_every_row_finds_its_maps_among_the_extracted_ones(name: str) -> None:
     for settings in ablation_settings(profile).values():
         for setting in settings:
             for size in setting.sizes:
-                for layer in (layer for group in setting.layer_groups() for layer in group):
+                for layer in (layer for group in setting.layers for layer in group):
                     assert stored[setting.guided, size, layer] >= setting.min_candidates, setting.name
 
 
@@ -52,8 +52,3 @@ def test_sizes_follow_the_base_size() -> None:
     )
     assert toy == paper
     assert size_combinations(load_profile("smoke")) == [(32,), (64,), (96,), (64, 96)]
-
-
-def test_claims_without_scores_are_not_measured() -> None:
-    table = verdict_table({}, ["guided", "order"])
-    assert list(table["verdict"]) == ["not measured", "not measured"]

@@ -26,9 +26,10 @@ from wsseg_core.classifier import (
     make_optimizer,
     mean_average_precision_interval,
     new_classifier,
+    other_network,
     train_classifier,
 )
-from wsseg_core.config import ClassifierConfig, DataConfig, Profile
+from wsseg_core.config import ClassifierConfig, DataConfig, OtherNetworkConfig, Profile
 from wsseg_core.data.transforms import resize_and_pad
 from wsseg_core.data.voc import VocDevkit
 from wsseg_core.errors import WorkbookError
@@ -267,10 +268,46 @@ def test_a_checkpoint_of_another_kind_of_network_is_no_classifier(tmp_path: Path
 
 def test_a_narrow_network_cannot_start_from_imagenet(monkeypatch: pytest.MonkeyPatch):
     wide = {f"features.{index}.{part}": torch.zeros(9) for index in range(13) for part in ("weight", "bias")}
-    monkeypatch.setattr(classifier, "_imagenet_state", lambda: wide)
+    monkeypatch.setattr(classifier, "_imagenet_state", lambda name: wide)
     with pytest.raises(WorkbookError, match="use weights = 'random'") as error:
         new_classifier(replace(NARROW, weights="imagenet"), 3, 0)
     only_line(error)
+
+
+@pytest.mark.parametrize("architecture", ["vgg16", "resnet18"])
+def test_a_start_from_imagenet_asks_torchvision_for_the_weights_of_the_architecture(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+):
+    asked = []
+
+    def unreachable(url: str, *_: object, **__: object) -> None:
+        asked.append(url)
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", unreachable)
+    config = replace(NARROW, architecture=architecture, weights="imagenet")
+    with pytest.raises(WorkbookError, match=architecture):
+        new_classifier(config, 3, 0)
+    assert [url.rpartition("/")[2].partition("-")[0] for url in asked] == [architecture]
+
+
+def test_an_unknown_architecture_names_the_known_ones():
+    with pytest.raises(WorkbookError, match="architecture 'alexnet' is unknown; use one of vgg16, resnet18") as error:
+        new_classifier(replace(NARROW, architecture="alexnet"), 3, 0)
+    only_line(error)
+
+
+def test_the_other_network_has_its_own_classifier_layers_and_folder(run: Run):
+    config = OtherNetworkConfig(architecture="resnet18", width=4, weights="random", steps=2)
+    run = replace(run, profile=replace(run.profile, other_network=config))
+    other = other_network(run)
+    expected = replace(NARROW, architecture="resnet18", width=4, weights="random", steps=2, head_steps=0)
+    assert other.profile.classifier == expected
+    assert other.profile.saliency.layers == config.layers
+    assert replace(other.profile, classifier=NARROW, saliency=run.profile.saliency) == run.profile
+    assert (other.folder, other.seed) == (run.folder / "resnet18", run.seed)
+    pretrained = replace(run, profile=replace(run.profile, other_network=replace(config, weights="imagenet")))
+    assert other_network(pretrained).profile.classifier.head_steps == NARROW.head_steps
 
 
 def test_a_failed_download_says_where_to_put_the_file(monkeypatch: pytest.MonkeyPatch):

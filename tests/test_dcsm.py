@@ -21,29 +21,30 @@ from wsseg_core.dcsm import (
     simonyan_setting,
 )
 from wsseg_core.errors import WorkbookError
-from wsseg_core.extraction import classify, conv_layers, extract, planned_extractions
+from wsseg_core.extraction import block_layers, classify, conv_layers, extract, planned_extractions
 from wsseg_core.grabcut import grabcut_labels
-from wsseg_core.nets.vgg import fold_batch_norm
+from wsseg_core.nets.folding import fold_batch_norm
 from wsseg_core.runs import Run
 from wsseg_core.saliency import prepare
 from wsseg_core.subtraction import released_saliency
 
 SIDE = 12
 PROBABILITIES = np.float32([0.2, 0.9, 0.1, 0.7])  # of 4 classes; 1 and 3 are detected, 0 is the runner-up
-DEFAULT = Setting("default", sizes=(8, 12))
+RANKING = np.array([1, 3, 0, 2])
+DEFAULT = Setting("default", sizes=(8, 12), layers=block_layers((3, 4, 5)))
 SETTINGS = [
     DEFAULT,
     replace(DEFAULT, alpha=8.0),
     replace(DEFAULT, min_candidates=0),
     replace(DEFAULT, min_candidates=4),
-    replace(DEFAULT, sizes=(8,), blocks=(1, 3)),
+    replace(DEFAULT, sizes=(8,), layers=block_layers((1, 3))),
     replace(DEFAULT, guided=False),
     replace(DEFAULT, order="joint"),
     replace(DEFAULT, order="normalise_then_subtract"),
 ]
 
 
-def made_up(guided: bool, size: int, layers: Sequence[str]) -> dict[str, Tensor]:
+def made_up(ranking: np.ndarray, guided: bool, size: int, layers: Sequence[str]) -> dict[str, Tensor]:
     """Maps of the 4 classes, best first, that depend on everything they are asked for; no up-sampling needed."""
     seeds = {layer: sum(map(ord, layer)) + 1000 * size + guided for layer in layers}
     return {
@@ -54,16 +55,16 @@ def made_up(guided: bool, size: int, layers: Sequence[str]) -> dict[str, Tensor]
 @pytest.fixture
 def maps() -> ImageMaps:
     image = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE - 2, 3), np.uint8)
-    return ImageMaps(image, PROBABILITIES, 0.5, made_up)
+    return ImageMaps(image, PROBABILITIES, PROBABILITIES > 0.5, made_up)
 
 
 def by_the_equations(setting: Setting) -> np.ndarray:
     """Equations 4 and 5 in loops over sizes, blocks, layers, classes and rivals."""
     blocks = []
     for size in setting.sizes:
-        for block in setting.blocks:
+        for block in setting.layers:
             layers = []
-            for raw in made_up(setting.guided, size, conv_layers([block])).values():
+            for raw in made_up(RANKING, setting.guided, size, block).values():
                 raw = raw[:, :, : SIDE - 2].double().numpy()
                 rows = max(2, setting.min_candidates)
                 raw = raw[:rows]
@@ -82,7 +83,7 @@ def by_the_equations(setting: Setting) -> np.ndarray:
     return np.mean(blocks, axis=0)
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: f"{s.sizes}-{s.blocks}-{s.order}-{s.min_candidates}")
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: f"{s.sizes}-{len(s.layers)}-{s.order}-{s.min_candidates}")
 def test_class_maps_follow_the_equations(maps: ImageMaps, setting: Setting) -> None:
     np.testing.assert_allclose(maps.saliency(setting).numpy(), by_the_equations(setting), atol=1e-6)
 
@@ -96,19 +97,21 @@ def test_many_settings_at_once_are_each_of_them_alone(maps: ImageMaps) -> None:
 
 def test_the_released_variant_sums_the_layers_of_all_blocks(maps: ImageMaps) -> None:
     setting = replace(DEFAULT, order="released", sizes=(8,))
-    raw = [m[..., : SIDE - 2] for m in made_up(True, 8, conv_layers((3, 4, 5))).values()]
+    raw = [m[..., : SIDE - 2] for m in made_up(RANKING, True, 8, conv_layers((3, 4, 5))).values()]
     torch.testing.assert_close(maps.saliency(setting), released_saliency([raw], 2, 3, 3.0))
 
 
 def test_a_sweep_reads_each_map_once(maps: ImageMaps) -> None:
     asked = []
-    maps.read = lambda guided, size, layers: asked.append((size, tuple(layers))) or made_up(guided, size, layers)
+    maps.read = lambda ranking, guided, size, layers: (
+        asked.append((size, tuple(layers))) or made_up(ranking, guided, size, layers)
+    )
     maps.saliencies([replace(DEFAULT, alpha=alpha, min_candidates=n) for alpha in (1, 2, 3) for n in (0, 2, 4)])
     assert sorted(asked) == sorted((size, conv_layers([block])) for size in (8, 12) for block in (3, 4, 5))
 
 
 def test_class_maps_never_leave_the_unit_interval(maps: ImageMaps) -> None:
-    maps.read = lambda guided, size, layers: {layer: torch.ones(4, SIDE, SIDE) for layer in layers}
+    maps.read = lambda ranking, guided, size, layers: {layer: torch.ones(4, SIDE, SIDE) for layer in layers}
     setting = replace(DEFAULT, sizes=tuple(range(7)), alpha=50.0, min_candidates=0, crf=CrfConfig(iterations=1))
     assert maps.saliency(setting).max() == 1
     assert maps.mask(setting).shape == (SIDE, SIDE - 2)  # the CRF refuses what is not a probability
@@ -128,10 +131,10 @@ def test_a_mask_holds_the_detected_classes_where_they_beat_the_background(maps: 
 
 
 def test_an_image_without_a_detected_class_is_background() -> None:
-    def refuse(guided: bool, size: int, layers: Sequence[str]) -> dict[str, Tensor]:
+    def refuse(ranking: np.ndarray, guided: bool, size: int, layers: Sequence[str]) -> dict[str, Tensor]:
         raise AssertionError("no map is needed")
 
-    maps = ImageMaps(np.zeros((3, 4, 3), np.uint8), PROBABILITIES / 10, 0.5, refuse)
+    maps = ImageMaps(np.zeros((3, 4, 3), np.uint8), PROBABILITIES / 10, np.zeros(4, bool), refuse)
     assert maps.saliencies([DEFAULT, DEFAULT]).shape == (2, 0, 3, 4)
     np.testing.assert_array_equal(maps.mask(replace(DEFAULT, crf=CrfConfig())), np.zeros((3, 4), np.uint8))
 
@@ -153,7 +156,7 @@ def test_grabcut_takes_the_place_of_the_crf(maps: ImageMaps) -> None:
 def test_too_few_stored_classes_are_told_and_more_than_exist_are_not_asked_for(maps: ImageMaps) -> None:
     all_four = maps.saliency(replace(DEFAULT, min_candidates=4))
     torch.testing.assert_close(maps.saliency(replace(DEFAULT, min_candidates=15)), all_four)
-    maps.read = lambda guided, size, layers: {name: m[:3] for name, m in made_up(guided, size, layers).items()}
+    maps.read = lambda *asked: {name: m[:3] for name, m in made_up(*asked).items()}
     with pytest.raises(WorkbookError, match=r"maps of 3 classes, but 4 .* raise saliency.max_classes"):
         maps.saliency(replace(DEFAULT, min_candidates=4))
 
@@ -161,9 +164,9 @@ def test_too_few_stored_classes_are_told_and_more_than_exist_are_not_asked_for(m
 def test_the_baseline_is_the_plain_gradient_at_the_image(maps: ImageMaps) -> None:
     profile = load_profile("voc")
     setting = simonyan_setting(profile)
-    assert setting.layer_groups() == [("input",)]
+    assert setting.layers == (("input",),)
     assert (setting.guided, setting.sizes, setting.min_candidates, setting.alpha) == (False, (500,), 0, 8.0)
-    raw = made_up(False, 500, ["input"])["input"][:2, :, : SIDE - 2]
+    raw = made_up(RANKING, False, 500, ["input"])["input"][:2, :, : SIDE - 2]
     expected = torch.tanh(8 * raw / raw.amax((1, 2), keepdim=True))
     torch.testing.assert_close(maps.saliency(setting), expected)
 
@@ -171,7 +174,8 @@ def test_the_baseline_is_the_plain_gradient_at_the_image(maps: ImageMaps) -> Non
 def test_the_method_takes_its_values_from_the_profile() -> None:
     profile = load_profile("toy")
     setting = dcsm_setting(profile, crf=True, alpha=5.0)
-    assert (setting.sizes, setting.blocks, setting.min_candidates) == (profile.saliency.sizes, (3, 4, 5), 3)
+    assert (setting.sizes, setting.min_candidates) == (profile.saliency.sizes, 3)
+    assert setting.layers == block_layers((3, 4, 5))
     assert (setting.alpha, setting.crf) == (5.0, profile.crf)
 
 
@@ -206,4 +210,22 @@ def test_what_was_not_extracted_is_named(run: Run) -> None:
     for extraction in planned_extractions(run.profile):
         extract(run, model, ids, extraction)
     with pytest.raises(WorkbookError, match="no plain maps of conv1_1 at 64 pixels"):
-        SavedMaps(run).of(ids[0]).saliency(dcsm_setting(run.profile, guided=False, sizes=(64,), blocks=(1,)))
+        SavedMaps(run).of(ids[0]).saliency(
+            dcsm_setting(run.profile, guided=False, sizes=(64,), layers=block_layers((1,)))
+        )
+
+
+def test_known_labels_decide_what_is_drawn_in_the_seed_protocol(run: Run) -> None:
+    model, ids = network(run.profile), run.val_ids
+    classify(run, model, ids)
+    for extraction in planned_extractions(run.profile):
+        extract(run, model, ids, extraction)
+    saved, by_score = SavedMaps(run, known_labels=True), SavedMaps(run)
+    for image_id in ids:
+        known = np.flatnonzero(run.devkit.labels(image_id))
+        maps, scores = saved.of(image_id), by_score.of(image_id).probabilities
+        assert maps.classes.tolist() == sorted(known, key=lambda c: -scores[c])
+        raw = by_score.of(image_id).raw(True, 64, ["conv5_3"])[0]
+        order = [by_score.of(image_id).ranking.tolist().index(c) for c in maps.ranking]
+        torch.testing.assert_close(maps.raw(True, 64, ["conv5_3"], 3)[0], raw[order][:3])
+        assert set(np.unique(maps.mask(dcsm_setting(run.profile)))) <= {0, *(known + 1)}

@@ -12,17 +12,25 @@ import pytest
 from wsseg_core.classifier import LabelledImages, load_classifier, train_classifier
 from wsseg_core.config import load_profile
 from wsseg_core.data.voc import VocMasks
-from wsseg_core.dcsm import segment_image
+from wsseg_core.dcsm import SavedMaps, segment_image
 from wsseg_core.dependencies import PACKAGE, module_closure, read_cells
 from wsseg_core.extraction import classify, extract, planned_extractions
-from wsseg_core.nets.vgg import fold_batch_norm
+from wsseg_core.forward_backward import ForwardMaps
+from wsseg_core.forward_maps import extract_score_maps
+from wsseg_core.methods import method_settings
+from wsseg_core.nets.folding import fold_batch_norm
 from wsseg_core.runs import Run
 from wsseg_core.saliency import prepare
+from wsseg_core.zoomout import extract_class_maps, train_zoom_out
 
 NOTEBOOKS = sorted((PACKAGE.parent / "notebooks").glob("*.ipynb"))
 READING_MASKS = re.compile(r"VocMasks|score_(masks|settings|reliability|parts)")
 READERS_OF_MASKS = {"data.voc", "data.check", "metrics", "scoring"}
-LEARNERS = ["classifier", "training", "extraction", "dcsm", "segment", "saliency", "subtraction", "crf"]
+LEARNERS = [
+    *("classifier", "training", "extraction", "dcsm", "segment", "saliency", "subtraction", "crf"),
+    *("forward_maps", "forward_backward", "zoomout", "misvm", "superpixel_crf", "methods"),
+    *("affinity", "random_walk", "difference", "nets.affinity", "nets.difference", "nets.segmentation"),
+]
 
 _guard = {"closed": False}
 
@@ -62,6 +70,12 @@ def train_and_infer(run: Run) -> None:
     for extraction in planned_extractions(run.profile):
         extract(run, model, run.val_ids, extraction)
     segment_image(model, run.devkit.image(run.val_ids[0]), run.profile, threshold=0.0)
+    extract_score_maps(run, model, run.val_ids)
+    train_zoom_out(run, model, workers=1)
+    extract_class_maps(run, model, run.val_ids)
+    maps = ForwardMaps(run, SavedMaps(run, known_labels=True))
+    for image_id in run.val_ids:
+        maps.of(image_id).masks(method_settings(run.profile))
 
 
 def test_training_and_inference_open_no_mask(run: Run) -> None:

@@ -26,14 +26,17 @@ class MadeUpMaps:
     """Stands in for `SavedMaps`: class 0 is detected everywhere, class 1 in every other image, none in the first."""
 
     def __init__(self, run: Run) -> None:
-        self.devkit = run.devkit
+        self.devkit, self.known_labels = run.devkit, False
+        self.depends_on = {"steps": run.profile.classifier.steps}
 
     def of(self, image_id: str) -> ImageMaps:
         number = int(image_id[-1])
         probabilities = np.float32([0.9, 0.8 if number % 2 else 0.1, 0.2]) * (number > 1)
-        return ImageMaps(self.devkit.image(image_id), probabilities, 0.5, partial(self.read, number))
+        return ImageMaps(self.devkit.image(image_id), probabilities, probabilities > 0.5, partial(self.read, number))
 
-    def read(self, number: int, guided: bool, size: int, layers: Sequence[str]) -> dict[str, Tensor]:
+    def read(
+        self, number: int, ranking: np.ndarray, guided: bool, size: int, layers: Sequence[str]
+    ) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(number)
         return {layer: torch.rand(3, 6, 6, generator=generator) for layer in layers}
 
@@ -84,7 +87,7 @@ def test_what_was_scored_is_not_scored_again(run: Run, monkeypatch: pytest.Monke
         "of",
         lambda self, image_id: (
             seen.append(image_id)
-            or ImageMaps(self.devkit.image(image_id), np.zeros(3, np.float32), 0.5, partial(self.read, 0))
+            or ImageMaps(self.devkit.image(image_id), np.zeros(3, np.float32), np.zeros(3, bool), partial(self.read, 0))
         ),
     )
     score_settings(run, "a", run.val_ids, "val", settings(run), "notebook")

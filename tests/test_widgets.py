@@ -16,6 +16,7 @@ from torch import Tensor
 from wsseg_core import widgets
 from wsseg_core.config import load_profile
 from wsseg_core.dcsm import ImageMaps
+from wsseg_core.extraction import block_layers
 from wsseg_core.runs import Run
 from wsseg_core.widgets import HEADLESS, explorer, interactive, saliency_explorer, subtraction_explorer
 
@@ -101,9 +102,10 @@ class MadeUpMaps:
         self.devkit = run.devkit
 
     def of(self, image_id: str) -> ImageMaps:
-        return ImageMaps(self.devkit.image(image_id), np.float32([0.6, 0.1, 0.9]), 0.5, self.read)
+        drawn = np.array([True, False, True])
+        return ImageMaps(self.devkit.image(image_id), np.float32([0.6, 0.1, 0.9]), drawn, self.read)
 
-    def read(self, guided: bool, size: int, layers: Sequence[str]) -> dict[str, Tensor]:
+    def read(self, ranking: np.ndarray, guided: bool, size: int, layers: Sequence[str]) -> dict[str, Tensor]:
         maps = {layer: torch.full((3, 8, 8), 0.1) for layer in layers}
         for layer, values in maps.items():
             for rank in range(3):
@@ -153,7 +155,7 @@ def test_every_control_of_the_subtraction_explorer_matters(run: Run, control: st
 def test_the_subtraction_explorer_starts_with_the_values_of_the_profile(run: Run) -> None:
     box = subtraction_explorer(run)
     values = {name: selector.value for name, selector in selectors(box).items() if name != "image"}
-    assert values == {"alpha": 3.0, "N": 3, "blocks": (3, 4, 5), "order": "subtract_then_normalise"}
+    assert values == {"alpha": 3.0, "N": 3, "blocks": block_layers((3, 4, 5)), "order": "subtract_then_normalise"}
     assert all(name in box.children[1].value for name in ("sheep", "cat", "mask"))
 
 

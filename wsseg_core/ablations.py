@@ -3,23 +3,10 @@
 Shimoda & Yanai, "Distinct Class-specific Saliency Maps for Weakly Supervised Semantic Segmentation", ECCV 2016.
 """
 
-from collections.abc import Mapping, Sequence
-
-import pandas as pd
-
-from wsseg_core.claims import (
-    DCSM_CLAIMS,
-    alpha_key,
-    blocks_key,
-    candidates_key,
-    claims_table,
-    judge_all,
-    order_key,
-    size_key,
-)
+from wsseg_core.claims import alpha_key, blocks_key, candidates_key, order_key, size_key
 from wsseg_core.config import Profile
 from wsseg_core.dcsm import Setting, dcsm_setting, simonyan_setting
-from wsseg_core.metrics import Scores
+from wsseg_core.extraction import block_layers
 from wsseg_core.subtraction import ORDERS
 
 NOTEBOOK = "03_subtraction_ablations"
@@ -35,7 +22,7 @@ def ablation_settings(profile: Profile) -> dict[str, list[Setting]]:
     """
     sweeps = profile.sweeps
     return {
-        "methods": _methods(profile),
+        "methods": dcsm_methods(profile),
         "table1": [
             *(
                 simonyan_setting(profile, alpha_key("simonyan", alpha), crf=True, alpha=alpha)
@@ -44,8 +31,8 @@ def ablation_settings(profile: Profile) -> dict[str, list[Setting]]:
             *(dcsm_setting(profile, alpha_key("dcsm", alpha), crf=True, alpha=alpha) for alpha in sweeps.alphas),
         ],
         "table2": [
-            dcsm_setting(profile, blocks_key(blocks), crf=True, blocks=blocks, sizes=(profile.data.image_size,))
-            for blocks in BLOCKS
+            dcsm_setting(profile, blocks_key(b), crf=True, layers=block_layers(b), sizes=(profile.data.image_size,))
+            for b in BLOCKS
         ],
         "table3": [
             dcsm_setting(profile, size_key(sizes, profile.data.image_size), crf=True, sizes=sizes)
@@ -64,7 +51,8 @@ def ablation_settings(profile: Profile) -> dict[str, list[Setting]]:
     }
 
 
-def _methods(profile: Profile) -> list[Setting]:
+def dcsm_methods(profile: Profile) -> list[Setting]:
+    """DCSM and its baselines, without a CRF and with it."""
     return [
         simonyan_setting(profile),
         # GrabCut looks at quantiles of the map, which alpha does not move unless tanh saturates.
@@ -82,16 +70,3 @@ def size_combinations(profile: Profile) -> list[tuple[int, ...]]:
     by_ratio = {round(100 * size / base): size for size in sizes}
     published = [tuple(by_ratio[r] for r in ratios) for ratios in SIZE_RATIOS if by_ratio.keys() >= set(ratios)]
     return list(dict.fromkeys([*((size,) for size in sizes), *published, config.sizes]))
-
-
-def verdict_table(scores: Mapping[str, Scores], claim_ids: Sequence[str], samples: int = 1000) -> pd.DataFrame:
-    """What the paired bootstrap says of some claims of the paper, without the columns that all rows share.
-
-    Args:
-        scores: by the names of `wsseg_core.claims`.
-        claim_ids: which of `DCSM_CLAIMS`.
-        samples: resamples of the bootstrap.
-    """
-    claims = [claim for claim in DCSM_CLAIMS if claim.id in claim_ids]
-    table = claims_table(judge_all(claims, scores, samples=samples))
-    return table[["claim", "verdict", "left", "against", "difference", "low", "high"]]

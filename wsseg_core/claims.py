@@ -1,4 +1,4 @@
-"""What the papers say in words, and whether it holds here: verdicts come from the paired bootstrap alone.
+"""What the papers say in words, as comparisons of scores; `wsseg_core.verdicts` says whether they hold here.
 
 Names of `Scores`, the same in every notebook, in the published tables and in the claims below. All are with the
 CRF, as published, except `dcsm` and `simonyan`.
@@ -11,21 +11,20 @@ CRF, as published, except `dcsm` and `simonyan`.
     n3                                         `candidates_key`  table 4
     bp, gbp                                                      table 5
     order-subtract_then_normalise              `order_key`       the order that the paper leaves open
+    gbp_only, gbp_only_crf                     guided-BP maps without subtraction, without CRF and with it
+    fcn_mil, fcn_mil_ilp, ..._crf              the forward pass's class maps; with the image-level prior; with CRF
+    fcn_gbp, fcn_gbp_crf                       the latter enhanced by guided-BP maps
+    zof, zof_gbp, ..._crf                      zoom-out features and mi-SVM, the same; the CRF is that of superpixels
+    combine-product-saliency                   `combination_key` how the two are combined, and the foreground model
+    resnet18_dcsm, ...                         the same methods on the second network
 """
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from fnmatch import fnmatchcase
-from pathlib import Path
 
-import pandas as pd
-
-from wsseg_core.artifacts import write_json
 from wsseg_core.config import SubtractionConfig
 from wsseg_core.errors import WorkbookError
-from wsseg_core.metrics import REQUIRED_DETAILS, Interval, Scores, paired_bootstrap
 
 
 def alpha_key(method: str, alpha: float) -> str:
@@ -60,21 +59,17 @@ def order_key(order: str) -> str:
     return f"order-{order}"
 
 
+def combination_key(combination: str, foreground: str) -> str:
+    """Name of the scores of one way to enhance forward maps and one foreground model."""
+    return f"combine-{combination}-{foreground}"
+
+
 class Relation(StrEnum):
     """What a claim says of its left side."""
 
     GREATER = "greater"  # left beats right
     BEST_OF = "best_of"  # left beats every one of the others
     UNBEATEN = "unbeaten"  # none of the others beats left
-
-
-class Outcome(StrEnum):
-    """What the measurements say of a claim."""
-
-    HOLDS = "holds"
-    FAILS = "does not hold"
-    UNDECIDED = "undecided"
-    NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)
@@ -99,96 +94,6 @@ class Claim:
     relation: Relation
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What became of a claim.
-
-    Attributes:
-        claim: the statement.
-        outcome: what the paired bootstrap says.
-        rival: the scores that decided: the one that speaks loudest against the claim.
-        difference: left - rival, points of mean IoU, with its 95 % interval; None when not measured.
-        missing: names of the scores that were not measured.
-        details: split, protocol and the like of the left side.
-    """
-
-    claim: Claim
-    outcome: Outcome
-    rival: str = ""
-    difference: Interval | None = None
-    missing: tuple[str, ...] = ()
-    details: Mapping[str, object] | None = None
-
-
-def judge(claim: Claim, scores: Mapping[str, Scores], *, samples: int = 1000, seed: int = 0) -> Verdict:
-    """Decide a claim by the 95 % interval of paired differences over images.
-
-    `greater` and `best_of` hold if every interval lies above 0, fail if one lies below 0, and are undecided
-    otherwise. `unbeaten` holds unless an interval lies below 0: it says that there is no gain to be seen elsewhere.
-
-    Raises:
-        WorkbookError: scores that were not measured on the same images.
-    """
-    rivals = _rivals(claim, scores)
-    missing = tuple(name for name in (claim.left, *rivals) if name not in scores)
-    if missing:
-        return Verdict(claim, Outcome.NOT_MEASURED, missing=missing)
-    left = scores[claim.left]
-    differences = {name: paired_bootstrap(left, scores[name], samples, seed) for name in rivals}
-    rival, outcome = _decide(claim.relation, differences)
-    return Verdict(claim, outcome, rival, differences[rival], details=left.details)
-
-
-def _rivals(claim: Claim, scores: Mapping[str, Scores]) -> list[str]:
-    """Names on the right, patterns replaced by what was measured; if that is nothing, they stay as they are."""
-    rivals = []
-    for name in claim.right:
-        pattern = "*" in name or "[" in name
-        rivals += [key for key in scores if fnmatchcase(key, name) and key != claim.left] if pattern else [name]
-    return rivals or list(claim.right)
-
-
-def _decide(relation: Relation, differences: Mapping[str, Interval]) -> tuple[str, Outcome]:
-    rival = min(differences, key=lambda name: differences[name].high)
-    if differences[rival].high < 0:
-        return rival, Outcome.FAILS
-    if relation is Relation.UNBEATEN:
-        return rival, Outcome.HOLDS
-    rival = min(differences, key=lambda name: differences[name].low)
-    return rival, Outcome.HOLDS if differences[rival].low > 0 else Outcome.UNDECIDED
-
-
-def judge_all(
-    claims: Sequence[Claim], scores: Mapping[str, Scores], *, samples: int = 1000, seed: int = 0
-) -> list[Verdict]:
-    """`judge` every claim, in order."""
-    return [judge(claim, scores, samples=samples, seed=seed) for claim in claims]
-
-
-def claims_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """One line a claim: what it says, the verdict, and the difference that decided, in points of mean IoU."""
-    nothing = Interval(math.nan, math.nan, math.nan)
-    rows = []
-    for verdict in verdicts:
-        claim, difference = verdict.claim, verdict.difference or nothing
-        against = verdict.rival or "missing: " + ", ".join(verdict.missing)
-        row: dict[str, object] = {
-            "claim": claim.text,
-            "verdict": str(verdict.outcome),
-            "left": claim.left,
-            "against": against,
-        }
-        row |= {"difference": difference.value, "low": difference.low, "high": difference.high}
-        details = verdict.details or {}
-        rows.append(row | {"source": claim.source} | {key: details.get(key) for key in REQUIRED_DETAILS})
-    return pd.DataFrame(rows)
-
-
-def write_claims(path: Path, verdicts: Sequence[Verdict]) -> None:
-    """Write the verdicts as JSON, in order: the fields of `Verdict`, those of the claim among them."""
-    write_json(path, [asdict(verdict) for verdict in verdicts])
-
-
 _PAPER = "DCSM (Shimoda & Yanai, ECCV 2016), "
 OWN_FINDING = "our own finding; the paper leaves the order open"
 
@@ -197,7 +102,7 @@ _COMBINATIONS = ("blocks1-5", "blocks2-5", "blocks4-5", "blocks3-4")
 _SIZES = tuple(f"size{ratio}" for ratio in (60, 80, 100, 120, 140, 160))
 _MORE_THAN_5 = ("n[6-9]", "n[1-9][0-9]")  # a data set of 8 classes has no N above 8
 
-DCSM_CLAIMS = (
+_DCSM = (
     Claim("block4-best", "block 4 is the best single block", _PAPER + "table 2",
           "block4", tuple(name for name in _BLOCKS if name != "block4"), Relation.BEST_OF),
     Claim("blocks3-5-best", "blocks 3-5 together beat every single block", _PAPER + "table 2",
@@ -221,3 +126,29 @@ DCSM_CLAIMS = (
     Claim("order", "subtracting raw maps and normalising afterwards beats the other orders", OWN_FINDING,
           order_key(SubtractionConfig.order), (order_key("*"),), Relation.BEST_OF),
 )  # fmt: skip
+
+OWN_QUESTION = "our own question; the slides do not compare the two"
+_SLIDES = "Shimoda & Yanai, MIRU 2016, "
+_POSTER = "Shimoda & Yanai, poster: combining CNN feature maps and object saliency maps"
+
+_FORWARD = (
+    Claim("gbp-enhances-fcn", "guided-BP maps enhance the forward maps (FCN) clearly", _SLIDES + "part 1",
+          "fcn_gbp", ("fcn_mil",), Relation.GREATER),
+    Claim("gbp-enhances-zof", "guided-BP maps enhance the forward maps (ZOF) clearly", _SLIDES + "part 1",
+          "zof_gbp", ("zof",), Relation.GREATER),
+    Claim("fcn-zof", "FCN with GBP beats ZOF with GBP", _SLIDES + "part 1",
+          "fcn_gbp_crf", ("zof_gbp_crf",), Relation.GREATER),
+    Claim("dcsm-forward", "gradients alone, subtracted (DCSM), beat both combinations", _SLIDES + "parts 1 and 2",
+          "dcsm_crf", ("fcn_gbp_crf", "zof_gbp_crf"), Relation.BEST_OF),
+    Claim("crf-fcn-mil", "the CRF helps FCN-MIL", _POSTER, "fcn_mil_crf", ("fcn_mil",), Relation.GREATER),
+    Claim("crf-fcn-gbp", "the CRF helps FCN with GBP", _POSTER, "fcn_gbp_crf", ("fcn_gbp",), Relation.GREATER),
+    Claim("crf-zof-gbp", "the superpixel CRF helps ZOF with GBP", _POSTER,
+          "zof_gbp_crf", ("zof_gbp",), Relation.GREATER),
+    Claim("forward-adds", "the forward maps add to the guided-BP maps", OWN_QUESTION,
+          "fcn_gbp_crf", ("gbp_only_crf",), Relation.GREATER),
+    Claim("any-cnn", "the method adapts to any CNN: on ResNet-18 DCSM beats forward maps and input gradients",
+          _SLIDES + "applications",
+          "resnet18_dcsm_crf", ("resnet18_fcn_mil_crf", "resnet18_simonyan_crf"), Relation.BEST_OF),
+)  # fmt: skip
+
+CLAIMS = _DCSM + _FORWARD

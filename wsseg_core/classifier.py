@@ -1,7 +1,7 @@
 """Multi-label classification from image-level labels, DCSM sections 3.2 and 4.2.
 
-A fully convolutional VGG-16 scores every position of an image; the maximum over the positions is the score of the
-class, and a sigmoid cross entropy compares it with the label. Nothing here knows where an object is.
+A fully convolutional network, VGG-16 in the paper, scores every position of an image; the maximum over the positions is
+the score of the class, and a sigmoid cross entropy compares it with the label. Nothing here knows where an object is.
 """
 
 from dataclasses import asdict, fields, replace
@@ -24,7 +24,7 @@ from wsseg_core.config import ClassifierConfig
 from wsseg_core.data.transforms import resize_and_pad
 from wsseg_core.data.voc import VocDevkit
 from wsseg_core.errors import WorkbookError
-from wsseg_core.nets.vgg import FcnVgg16, head_parameters, load_imagenet_weights
+from wsseg_core.nets.architectures import architecture_of
 from wsseg_core.runs import Run
 from wsseg_core.training import Hardware, Key, Recipe, fit, read_checkpoint
 
@@ -70,7 +70,7 @@ def classification_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tenso
 
 
 def train_classifier(run: Run, devices: int = 1) -> list[dict[str, Any]]:
-    """Train in the paper's two phases, first the layers above pool5 and then all, or resume where a run stopped.
+    """Train in the paper's two phases, first the head (VGG: above pool5) and then all, or resume where a run stopped.
 
     Args:
         run: the run; its validation images measure the average precision along the way.
@@ -84,7 +84,7 @@ def train_classifier(run: Run, devices: int = 1) -> list[dict[str, Any]]:
     model = new_classifier(config, run.devkit.num_classes, run.seed)
     history = []
     for phase, steps, parameters in (
-        ("head", config.head_steps, head_parameters(model)),
+        ("head", config.head_steps, architecture_of(config).head_parameters(model)),
         ("all", config.steps, list(model.parameters())),
     ):
         if steps == 0:
@@ -130,18 +130,19 @@ def _recipe(run: Run, parameters: list[nn.Parameter], steps: int, phase: str) ->
     )
 
 
-def new_classifier(config: ClassifierConfig, num_classes: int, seed: int) -> FcnVgg16:
+def new_classifier(config: ClassifierConfig, num_classes: int, seed: int) -> nn.Module:
     """An untrained network: random, with ImageNet's weights, or with those of a checkpoint.
 
     Raises:
-        WorkbookError: the weights are missing, cannot be downloaded, or belong to another architecture.
+        WorkbookError: an unknown architecture, or weights that are missing, cannot be downloaded, or belong to another
+            architecture.
     """
+    architecture = architecture_of(config)
     torch.manual_seed(seed)
-    arguments = (config.width, config.batch_norm, config.fc_channels, config.fc6_kernel)
-    model = FcnVgg16(num_classes, *arguments, dropout=config.dropout)
+    model = architecture.build(config, num_classes)
     if config.weights == "imagenet":
         try:
-            load_imagenet_weights(model, _imagenet_state())
+            architecture.load_imagenet_weights(model, _imagenet_state(architecture.imagenet))
         except ValueError as error:
             raise WorkbookError(
                 f"classifier.weights = 'imagenet' does not fit: {error}; use weights = 'random'"
@@ -151,10 +152,29 @@ def new_classifier(config: ClassifierConfig, num_classes: int, seed: int) -> Fcn
     return model
 
 
-def _imagenet_state() -> dict[str, Tensor]:
-    from torchvision.models import VGG16_Weights
+def other_network(run: Run) -> Run:
+    """The same run with the profile's second network as its classifier, in a folder below its own.
 
-    weights = VGG16_Weights.IMAGENET1K_V1
+    A network that starts at random is trained as a whole from the first step.
+    """
+    other = run.profile.other_network
+    classifier = replace(
+        run.profile.classifier,
+        architecture=other.architecture,
+        width=other.width,
+        weights=other.weights,
+        head_steps=0 if other.weights == "random" else run.profile.classifier.head_steps,
+        steps=other.steps,
+    )
+    saliency = replace(run.profile.saliency, layers=other.layers)
+    profile = replace(run.profile, classifier=classifier, saliency=saliency)
+    return replace(run, profile=profile, folder=run.folder / other.architecture)
+
+
+def _imagenet_state(name: str) -> dict[str, Tensor]:
+    from torchvision.models import get_weight
+
+    weights = get_weight(name)
     try:
         return weights.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
@@ -212,7 +232,7 @@ def _constant(step: int) -> float:
     return 1.0
 
 
-def load_classifier(run: Run) -> FcnVgg16:
+def load_classifier(run: Run) -> nn.Module:
     """The trained network of a run, in evaluation mode.
 
     Raises:
@@ -227,7 +247,7 @@ def load_classifier(run: Run) -> FcnVgg16:
     return model.eval()
 
 
-def classifier_from_checkpoint(path: Path) -> tuple[FcnVgg16, list[str]]:
+def classifier_from_checkpoint(path: Path) -> tuple[nn.Module, list[str]]:
     """The network of a checkpoint and the names of its classes, without the run that trained it.
 
     Raises:

@@ -83,6 +83,7 @@ class ToyVocConfig:
 class ClassifierConfig:
     """Multi-label classifier, DCSM 3.2 and 4.2."""
 
+    architecture: str = "vgg16"  # or "resnet18"
     width: int = 64  # channels of block 1; VGG-16 has 64
     batch_norm: bool = False
     fc_channels: int = 4096
@@ -112,7 +113,8 @@ class SaliencyConfig:
 
     sizes: tuple[int, ...] = (400, 500, 600)  # S of equation 5, as input sizes in pixels
     other_sizes: tuple[int, ...] = (300, 700, 800)  # the rest of table 3
-    blocks: tuple[int, ...] = (3, 4, 5)  # L of equation 5
+    blocks: tuple[int, ...] = (3, 4, 5)  # L of equation 5: all convolutions of these blocks of VGG-16
+    layers: tuple[tuple[str, ...], ...] = ()  # L by name instead, in groups that count once each, for another network
     max_classes: int = 15  # maps kept an image, for table 4's largest N
     precision: str = "float32"
     batch_size: int = 1
@@ -138,6 +140,54 @@ class CrfConfig:
     gamma_beta: float = 10.0  # in grey levels of 0..255, so never scaled with the image
     gamma_gamma: float = 3.0
     iterations: int = 10  # the paper does not say
+
+
+@dataclass(frozen=True)
+class ForwardConfig:
+    """Forward class maps and the backward maps that enhance them (notebook 05), Shimoda & Yanai, MIRU 2016, part 1.
+
+    The slides leave all three open; the choices are compared in the notebook.
+    """
+
+    class_map: str = "softmax"  # probability of a class at a position, see wsseg_core.forward_maps
+    combination: str = "product"
+    foreground: str = "saliency"
+
+
+@dataclass(frozen=True)
+class ZoomOutConfig:
+    """Zoom-out features of superpixels and their mi-SVM, see wsseg_core.zoomout; the slides give none of the values."""
+
+    superpixels: int = 300  # asked for an image; SLIC may give fewer
+    compactness: float = 10.0  # of SLIC
+    train_images: int = 2_000  # bags, drawn from the training images
+    instances: int = 30  # superpixels kept of each bag, drawn at random, so that memory stays bounded
+    cost: float = 0.01  # C of the linear SVM, on standardised features
+    rounds: int = 10  # of labelling and fitting, at most
+    calibration_share: float = 0.25  # of the bags, kept from the SVM to turn its values into probabilities
+
+
+@dataclass(frozen=True)
+class SuperpixelCrfConfig:
+    """Contrast-weighted Potts model over neighbouring superpixels; its values are ours, the poster gives none."""
+
+    weight: float = 1.0
+    gamma_beta: float = 20.0  # in grey levels of 0..255, distance of mean colours at which an edge starts to count
+
+
+@dataclass(frozen=True)
+class OtherNetworkConfig:
+    """A second classifier, to show that the method is not tied to VGG-16; all else is as in ClassifierConfig."""
+
+    architecture: str = "resnet18"
+    width: int = 64  # channels of the first stage; ResNet-18 has 64
+    weights: str = "imagenet"
+    steps: int = 20_000
+    layers: tuple[tuple[str, ...], ...] = (  # groups of equation 5, at strides 8, 16 and 32
+        ("layer2.0", "layer2.1"),
+        ("layer3.0", "layer3.1"),
+        ("layer4.0", "layer4.1"),
+    )
 
 
 @dataclass(frozen=True)
@@ -167,6 +217,10 @@ class Profile:
     saliency: SaliencyConfig = field(default_factory=SaliencyConfig)
     subtraction: SubtractionConfig = field(default_factory=SubtractionConfig)
     crf: CrfConfig = field(default_factory=CrfConfig)
+    forward: ForwardConfig = field(default_factory=ForwardConfig)
+    zoomout: ZoomOutConfig = field(default_factory=ZoomOutConfig)
+    superpixel_crf: SuperpixelCrfConfig = field(default_factory=SuperpixelCrfConfig)
+    other_network: OtherNetworkConfig = field(default_factory=OtherNetworkConfig)
     sweeps: SweepConfig = field(default_factory=SweepConfig)
 
 

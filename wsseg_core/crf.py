@@ -1,4 +1,4 @@
-"""Dense CRF: class maps are drawn to the edges of the image. The only CRF in the project.
+"""Dense CRF: class maps are drawn to the edges of the image. The only CRF over pixels in the project.
 
 Energy of a labelling x of all pixels (DCSM 3.4; Krähenbühl & Koltun, NIPS 2011):
 
@@ -57,7 +57,7 @@ class DenseCrf:
 
     def __init__(self, image: np.ndarray, config: CrfConfig) -> None:
         _check_config(config)
-        _check_image(image)
+        check_image(image, "dense CRF")
         self.image, self.config = image, scale_widths(config, *image.shape[:2])
         self._models: dict[int, Any] = {}
 
@@ -105,11 +105,29 @@ def _refine_pair(pair: tuple[np.ndarray, np.ndarray], config: CrfConfig) -> np.n
     return dense_crf(*pair, config)
 
 
-def _check_image(image: np.ndarray) -> None:
+def check_image(image: np.ndarray, model: str) -> None:
+    """Refuse what is not an image, uint8 (H, W, 3), in the name of a model.
+
+    Raises:
+        WorkbookError: another shape or type.
+    """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise WorkbookError(
-            f"dense CRF: the image must be RGB uint8 (H, W, 3), not {image.dtype} {image.shape}; "
+            f"{model}: the image must be RGB uint8 (H, W, 3), not {image.dtype} {image.shape}; "
             "convert it with PIL's Image.convert('RGB')"
+        )
+
+
+def check_range(probabilities: np.ndarray, model: str) -> None:
+    """Refuse class maps, of any shape, with values that are not in [0, 1], in the name of a model.
+
+    Raises:
+        WorkbookError: such a value, or NaN.
+    """
+    if not (np.isfinite(probabilities).all() and probabilities.min() >= 0 and probabilities.max() <= 1):
+        raise WorkbookError(
+            f"{model}: class maps hold values outside [0, 1] or NaN; normalise them (a map divided by a maximum "
+            "of 0 gives NaN), then run again"
         )
 
 
@@ -119,11 +137,7 @@ def _check_probabilities(image: np.ndarray, probabilities: np.ndarray) -> None:
             f"dense CRF: class maps must be (K, H, W) = (K, {image.shape[0]}, {image.shape[1]}) like the image, "
             f"not {probabilities.shape}; resize them to the image first"
         )
-    if not (np.isfinite(probabilities).all() and probabilities.min() >= 0 and probabilities.max() <= 1):
-        raise WorkbookError(
-            "dense CRF: class maps hold values outside [0, 1] or NaN; normalise them (a map divided by a maximum "
-            "of 0 gives NaN), then run again"
-        )
+    check_range(probabilities, "dense CRF")
 
 
 def _check_config(config: CrfConfig) -> None:

@@ -16,18 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from wsseg_core.artifacts import ArtifactStore
-from wsseg_core.classifier import image_scores
+from wsseg_core.classifier import classifier_settings, image_scores
 from wsseg_core.config import CrfConfig, Profile
 from wsseg_core.crf import DenseCrf
 from wsseg_core.data.transforms import resize_and_pad, unpad
 from wsseg_core.errors import WorkbookError
-from wsseg_core.extraction import conv_layers, load_maps, open_extraction, open_probabilities, planned_extractions
+from wsseg_core.extraction import layer_groups, load_maps, open_extraction, open_probabilities, planned_extractions
 from wsseg_core.grabcut import grabcut_labels
 from wsseg_core.runs import Run
 from wsseg_core.saliency import INPUT, saliency_maps
-from wsseg_core.subtraction import RELEASED, aggregate, background, released_saliency, subtract
+from wsseg_core.subtraction import RELEASED, aggregate, background, candidates, released_saliency, subtract
 
-ReadMaps: TypeAlias = Callable[[bool, int, Sequence[str]], Mapping[str, Tensor]]
+ReadMaps: TypeAlias = Callable[[np.ndarray, bool, int, Sequence[str]], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Setting:
     Attributes:
         name: of the row.
         sizes: S of equation 5, input sizes in pixels.
-        blocks: L of equation 5, blocks of VGG-16; none means the image itself (Simonyan et al.).
+        layers: L of equation 5, in groups of which each counts once, however many layers it has; as the averages of
+            table 2 do. The layer `input` is the image itself (Simonyan et al.).
         guided: guided back-propagation, else plain.
         min_candidates: N; 0 means no subtraction.
         alpha: of equation 5.
@@ -49,7 +50,7 @@ class Setting:
 
     name: str
     sizes: tuple[int, ...]
-    blocks: tuple[int, ...] = (3, 4, 5)
+    layers: tuple[tuple[str, ...], ...]
     guided: bool = True
     min_candidates: int = 3
     alpha: float = 3.0
@@ -58,16 +59,12 @@ class Setting:
     crf_source: str = ""
     grabcut: bool = False
 
-    def layer_groups(self) -> list[tuple[str, ...]]:
-        """Layers of each block; a block counts once however many it has, as the averages of table 2 do."""
-        return [conv_layers([block]) for block in self.blocks] or [(INPUT,)]
-
     def parts(self) -> list["Part"]:
         """The terms whose mean is the class map; the released variant sums the layers first and has none."""
         if self.order == RELEASED:
             return []
         rule = (self.min_candidates, self.order, self.alpha)
-        return [Part(self.guided, size, layers, *rule) for size in self.sizes for layers in self.layer_groups()]
+        return [Part(self.guided, size, layers, *rule) for size in self.sizes for layers in self.layers]
 
 
 def dcsm_setting(profile: Profile, name: str = "dcsm", crf: bool = False, **changes: Any) -> Setting:
@@ -76,7 +73,7 @@ def dcsm_setting(profile: Profile, name: str = "dcsm", crf: bool = False, **chan
     setting = Setting(
         name,
         profile.saliency.sizes,
-        profile.saliency.blocks,
+        layer_groups(profile),
         min_candidates=config.min_candidates,
         alpha=config.alpha,
         order=config.order,
@@ -87,7 +84,7 @@ def dcsm_setting(profile: Profile, name: str = "dcsm", crf: bool = False, **chan
 
 def simonyan_setting(profile: Profile, name: str = "simonyan", crf: bool = False, **changes: Any) -> Setting:
     """The baseline: plain gradient at the image, one size, no subtraction, its own alpha."""
-    own = {"sizes": (profile.data.image_size,), "blocks": (), "guided": False, "min_candidates": 0}
+    own = {"sizes": (profile.data.image_size,), "layers": ((INPUT,),), "guided": False, "min_candidates": 0}
     return dcsm_setting(profile, name, crf, **own | {"alpha": profile.subtraction.simonyan_alpha} | changes)
 
 
@@ -105,13 +102,23 @@ class Part(NamedTuple):
 class SavedMaps:
     """All maps that notebook 02 wrote for a run, opened and checked once.
 
+    Args:
+        run: the run.
+        known_labels: the image-level labels decide which classes are drawn (seed protocol), not the classifier.
+
     Raises:
         WorkbookError: notebook 02 has not run, or ran under other settings.
     """
 
-    def __init__(self, run: Run) -> None:
-        self.devkit = run.devkit
+    def __init__(self, run: Run, known_labels: bool = False) -> None:
+        self.devkit, self.known_labels = run.devkit, known_labels
         self.threshold = run.profile.classifier.threshold
+        self.depends_on: Mapping[str, Any] = run.settings(
+            "dcsm",
+            classifier=classifier_settings(run),
+            threshold=self.threshold,
+            precision=run.profile.saliency.precision,
+        )
         self.probabilities = open_probabilities(run)
         opened = [(extraction, open_extraction(run, extraction)) for extraction in planned_extractions(run.profile)]
         self.stores = {(e.guided, e.size, layer): store for e, store in opened for layer in e.layers}
@@ -119,10 +126,13 @@ class SavedMaps:
     def of(self, image_id: str) -> "ImageMaps":
         """The maps of one image."""
         probabilities = self.probabilities.load(image_id)["probabilities"]
-        return ImageMaps(self.devkit.image(image_id), probabilities, self.threshold, partial(self.read, image_id))
+        drawn = self.devkit.labels(image_id) > 0 if self.known_labels else probabilities > self.threshold
+        return ImageMaps(self.devkit.image(image_id), probabilities, drawn, partial(self.read, image_id))
 
-    def read(self, image_id: str, guided: bool, size: int, layers: Sequence[str]) -> dict[str, Tensor]:
-        """Raw maps of one image at one input size, float32 (K, h, h) by layer.
+    def read(
+        self, image_id: str, ranking: np.ndarray, guided: bool, size: int, layers: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Raw maps of one image at one input size, float32 (K, h, h) by layer, in the order of a ranking of classes.
 
         Raises:
             WorkbookError: they are not among what notebook 02 extracts.
@@ -132,7 +142,10 @@ class SavedMaps:
             by_store.setdefault(self._store(guided, size, layer), []).append(layer)
         maps: dict[str, Tensor] = {}
         for store, names in by_store.items():
-            maps |= load_maps(store, image_id, names)[1]
+            classes, stored = load_maps(store, image_id, names)
+            row_of = {int(c): row for row, c in enumerate(classes)}
+            rows = [row_of[c] for c in ranking.tolist() if c in row_of]
+            maps |= {name: values[rows] for name, values in stored.items()}
         return maps
 
     def _store(self, guided: bool, size: int, layer: str) -> ArtifactStore:
@@ -150,28 +163,29 @@ class ImageMaps:
     Attributes:
         image: uint8 (H, W, 3).
         probabilities: float32 (C,), of the classes in the image.
-        targets: T, how many classes are detected; they come first in every map.
-        ranking: int64 (C,), indices of all classes, best first.
-        classes: int64 (T,), indices of the detected classes, best first.
+        targets: T, how many classes are drawn; they come first in every map.
+        ranking: int64 (C,), indices of all classes, the drawn ones before the others, each part best first.
+        classes: int64 (T,), indices of the drawn classes.
     """
 
-    def __init__(self, image: np.ndarray, probabilities: np.ndarray, threshold: float, read: ReadMaps) -> None:
+    def __init__(self, image: np.ndarray, probabilities: np.ndarray, drawn: np.ndarray, read: ReadMaps) -> None:
         """Take an image, its class probabilities, and a function that gives its raw maps.
 
         Args:
             image: uint8 (H, W, 3).
             probabilities: float32 (C,) in [0, 1].
-            threshold: a class is detected above this probability.
-            read: given `guided`, an input size and layers, the raw maps by layer, float32 (K, h, h), K leading
-                classes of the ranking.
+            drawn: bool (C,), the classes to draw: those that are detected (test protocol) or known (seed protocol).
+            read: given the ranking, `guided`, an input size and layers, the raw maps by layer, float32 (K, h, h), of
+                the K leading classes of the ranking.
         """
         self.image, self.probabilities, self.read = image, probabilities, read
-        self.ranking = np.argsort(-probabilities, kind="stable")
-        self.targets = int((probabilities > threshold).sum())
+        scores = torch.from_numpy(probabilities)
+        order, self.targets = candidates(scores, torch.from_numpy(drawn), min_candidates=len(probabilities))
+        self.ranking = order.numpy()
         self.classes = self.ranking[: self.targets]
 
     def raw(self, guided: bool, size: int, layers: Sequence[str], rows: int | None = None) -> list[Tensor]:
-        """Up-sampled gradients of some layers, each float32 (K, H, W), best-scoring class first (DCSM eq. 3).
+        """Up-sampled gradients of some layers, each float32 (K, H, W), in the order of the ranking (DCSM eq. 3).
 
         Args:
             guided: guided back-propagation, else plain.
@@ -182,7 +196,7 @@ class ImageMaps:
         Raises:
             WorkbookError: there are maps of fewer classes.
         """
-        maps = self.read(guided, size, layers)
+        maps = self.read(self.ranking, guided, size, layers)
         wanted = min(rows or 0, len(self.ranking))
         for layer in layers:
             if len(maps[layer]) < wanted:
@@ -226,7 +240,7 @@ class ImageMaps:
 
     def _released(self, setting: Setting) -> Tensor:
         rows = max(self.targets, setting.min_candidates)
-        layers = [layer for group in setting.layer_groups() for layer in group]
+        layers = [layer for group in setting.layers for layer in group]
         raw = [self.raw(setting.guided, size, layers, rows) for size in setting.sizes]
         return released_saliency(raw, self.targets, setting.min_candidates, setting.alpha)
 
@@ -305,19 +319,43 @@ def segment_image(model: nn.Module, image: np.ndarray, profile: Profile, thresho
     Returns:
         uint8 (H, W), 0 for background, else 1 + class index.
     """
-    base = resize_and_pad(image, profile.data.image_size)[None]
-    with torch.inference_mode():
-        probabilities = image_scores(model(base.to(next(model.parameters())))).sigmoid()[0].float().cpu().numpy()
-    setting = dcsm_setting(profile, crf=True)
-    count = max(int((probabilities > threshold).sum()), setting.min_candidates)
-    classes = np.argsort(-probabilities, kind="stable")[:count]
-    return ImageMaps(image, probabilities, threshold, partial(_extracted, model, image, classes)).mask(setting)
+    score_map = live_score_map(model, image, profile.data.image_size)
+    return live_maps(model, image, score_map, profile, threshold).mask(dcsm_setting(profile, crf=True))
+
+
+@torch.inference_mode()
+def live_score_map(model: nn.Module, image: np.ndarray, size: int) -> Tensor:
+    """Scores of an image, uint8 (H, W, 3), of the padded square of a size: float32 (C, h, w), before the sigmoid."""
+    return model(resize_and_pad(image, size)[None].to(next(model.parameters())))[0].float().cpu()
+
+
+def live_maps(model: nn.Module, image: np.ndarray, score_map: Tensor, profile: Profile, threshold: float) -> ImageMaps:
+    """Maps of an image that are extracted when a setting asks for them.
+
+    Args:
+        model: the classifier as `saliency.prepare` returns it.
+        image: uint8 (H, W, 3), any size.
+        score_map: of the image, as `live_score_map` gives it at the base size.
+        profile: base size, and N.
+        threshold: a class is drawn above this probability.
+    """
+    probabilities = image_scores(score_map[None])[0].sigmoid().numpy()
+    drawn = probabilities > threshold
+    count = max(int(drawn.sum()), profile.subtraction.min_candidates)
+    return ImageMaps(image, probabilities, drawn, partial(_extracted, model, image, count))
 
 
 def _extracted(
-    model: nn.Module, image: np.ndarray, classes: np.ndarray, guided: bool, size: int, layers: Sequence[str]
+    model: nn.Module,
+    image: np.ndarray,
+    count: int,
+    ranking: np.ndarray,
+    guided: bool,
+    size: int,
+    layers: Sequence[str],
 ) -> dict[str, Tensor]:
-    """Raw maps of one image, float32 (K, h, h) by layer, made on the spot."""
+    """Raw maps of the leading classes of one image, float32 (count, h, h) by layer, made on the spot."""
+    classes = ranking[:count]
     device = next(model.parameters()).device
     images, class_indices = resize_and_pad(image, size)[None].to(device), torch.from_numpy(classes)[None].to(device)
     maps = saliency_maps(model, images, class_indices, layers, guided)

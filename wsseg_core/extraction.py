@@ -5,6 +5,7 @@ files. A file holds, for one image at one input size, the maps of its top-scorin
 own resolution: up-sampling them would cost a hundred times the space and adds nothing.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -36,7 +37,8 @@ class Extraction:
         guided: guided back-propagation, else plain.
         size: side of the input, in pixels.
         layers: where the gradient is read.
-        classes: at least so many maps an image, of its top-scoring classes; all detected ones in any case.
+        classes: at least so many maps an image, of its top-scoring classes; all that are detected or labelled in any
+            case, so that either may decide what is drawn.
     """
 
     name: str
@@ -51,16 +53,26 @@ def conv_layers(blocks: Sequence[int]) -> tuple[str, ...]:
     return tuple(name for block in blocks for name in CONV_LAYERS[block])
 
 
+def block_layers(blocks: Sequence[int]) -> tuple[tuple[str, ...], ...]:
+    """The convolutions of some blocks of VGG-16, one group a block."""
+    return tuple(CONV_LAYERS[block] for block in blocks)
+
+
+def layer_groups(profile: Profile) -> tuple[tuple[str, ...], ...]:
+    """L of equation 5, lowest first: the convolutions of each block, or the layers that the profile names."""
+    return profile.saliency.layers or block_layers(profile.saliency.blocks)
+
+
 def planned_extractions(profile: Profile) -> list[Extraction]:
-    """Everything that the tables of DCSM need, and nothing twice."""
+    """Everything that the tables of DCSM need, and nothing twice; of another network than VGG-16, no lower layers."""
     config, few, many = profile.saliency, profile.subtraction.min_candidates, profile.saliency.max_classes
-    base, upper = profile.data.image_size, conv_layers(config.blocks)
-    lower = conv_layers([block for block in CONV_LAYERS if block not in config.blocks])
+    base, upper = profile.data.image_size, tuple(itertools.chain(*layer_groups(profile)))
+    lower = () if config.layers else conv_layers([block for block in CONV_LAYERS if block not in config.blocks])
     return [
         *(Extraction(f"guided-{size}", True, size, upper, many) for size in config.sizes),  # tables 1, 2, 4
         *(Extraction(f"guided-{size}", True, size, upper, few) for size in config.other_sizes),  # table 3
         *(Extraction(f"plain-{size}", False, size, upper, few) for size in config.sizes),  # table 5
-        Extraction(f"lower-{base}", True, base, lower, few),  # table 2
+        *([Extraction(f"lower-{base}", True, base, lower, few)] if lower else []),  # table 2
         Extraction(f"input-{base}", False, base, (INPUT,), few),  # Simonyan et al., table 1
     ]
 
@@ -68,8 +80,8 @@ def planned_extractions(profile: Profile) -> list[Extraction]:
 @lru_cache(maxsize=4)  # the fingerprint of the code takes a while, and every store asks for it
 def _common_settings(run: Run) -> dict[str, Any]:
     """What all maps and probabilities depend on."""
-    precision = run.profile.saliency.precision
-    return run.settings("saliency", "extraction", classifier=classifier_settings(run), precision=precision)
+    modules, precision = ("saliency", "extraction", "nets.folding"), run.profile.saliency.precision
+    return run.settings(*modules, classifier=classifier_settings(run), precision=precision)
 
 
 def extraction_settings(run: Run, extraction: Extraction) -> dict[str, Any]:
@@ -122,9 +134,10 @@ def extract(run: Run, model: nn.Module, ids: Sequence[str], extraction: Extracti
         for start in range(0, len(missing), batch_size):
             batch = missing[start : start + batch_size]
             scores = np.stack([probabilities.load(image_id)["probabilities"] for image_id in batch])  # (B, C)
-            detected = (scores > run.profile.classifier.threshold).sum(1).max()
-            count = min(max(extraction.classes, int(detected)), scores.shape[1])
-            classes = np.argsort(-scores, axis=1, kind="stable")[:, :count]  # (B, K)
+            ranking = np.argsort(-scores, axis=1, kind="stable")  # (B, C)
+            drawable = (scores > run.profile.classifier.threshold) | (run.devkit.label_matrix(batch) > 0)
+            ranks = np.flatnonzero(np.take_along_axis(drawable, ranking, 1).any(0))
+            classes = ranking[:, : max([extraction.classes, *(ranks + 1)])]  # (B, K)
             images = torch.stack([resize_and_pad(run.devkit.image(image_id), extraction.size) for image_id in batch])
             inputs = images.to(device), torch.from_numpy(classes).to(device)
             maps = saliency_maps(model, *inputs, extraction.layers, extraction.guided)

@@ -1,4 +1,4 @@
-"""Score many settings of DCSM on the same images: the evaluation side of notebooks 03 and 04.
+"""Score many settings on the same images: the evaluation side of the notebooks.
 
 Only here and in `wsseg_core.metrics` are predictions and true masks brought together; nothing that trains or infers
 imports this module.
@@ -7,18 +7,18 @@ imports this module.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from wsseg_core.artifacts import ArtifactStore
 from wsseg_core.calibration import BINS, Reliability, reliability_counts
-from wsseg_core.classifier import classifier_settings
 from wsseg_core.data.voc import VocDevkit, VocMasks
 from wsseg_core.dcsm import ImageMaps, SavedMaps, Setting
 from wsseg_core.metrics import (
     PART_VALUES,
+    SEED_PROTOCOL,
     TEST_PROTOCOL,
     VOID,
     Scores,
@@ -31,11 +31,34 @@ from wsseg_core.runs import Run
 
 FEW_MASKS = 600  # drawn sooner than other processes start
 TrueMask = Callable[[str], np.ndarray]  # the mask of an image, by kind: "class" or "parts"
-Measure = Callable[[ImageMaps, TrueMask, Sequence[Setting]], np.ndarray]
+Measure = Callable[[Any, TrueMask, Sequence[Any]], np.ndarray]
+
+
+class Source(Protocol):
+    """Where the maps of images come from: `dcsm.SavedMaps`, `forward_maps.ForwardMaps`.
+
+    Attributes:
+        devkit: the data set.
+        known_labels: the image-level labels decide which classes are drawn, not the classifier.
+        depends_on: what the maps depend on, but for the settings that are scored.
+    """
+
+    devkit: VocDevkit
+    known_labels: bool
+    depends_on: Mapping[str, Any]
+
+    def of(self, image_id: str) -> Any:
+        """Maps of one image, with a method `masks` that takes settings; see `dcsm.ImageMaps`."""
 
 
 def score_settings(
-    run: Run, name: str, ids: Sequence[str], split: str, settings: Sequence[Setting], made_by: str
+    run: Run,
+    name: str,
+    ids: Sequence[str],
+    split: str,
+    settings: Sequence[Any],
+    made_by: str,
+    source: Source | None = None,
 ) -> dict[str, Scores]:
     """Score many settings on the same images, all cores, image by image; what a killed run had is kept.
 
@@ -46,11 +69,12 @@ def score_settings(
         split: what the tables call these images.
         settings: one row each.
         made_by: the notebook.
+        source: of the maps; those of notebook 02, drawn in the test protocol, when left out.
 
     Returns:
-        Scores by the names of the settings, test protocol.
+        Scores by the names of the settings.
     """
-    return load_scores(run, _measure_all(run, name, ids, split, settings, made_by, _confusions), ids)
+    return load_scores(run, _measure_all(run, name, ids, split, settings, made_by, _confusions, source), ids)
 
 
 def score_reliability(
@@ -96,31 +120,38 @@ def _share(counts: np.ndarray) -> Any:
 
 
 def _measure_all(
-    run: Run, name: str, ids: Sequence[str], split: str, settings: Sequence[Setting], made_by: str, measure: Measure
+    run: Run,
+    name: str,
+    ids: Sequence[str],
+    split: str,
+    settings: Sequence[Any],
+    made_by: str,
+    measure: Measure,
+    source: Source | None = None,
 ) -> ArtifactStore:
-    values = _maps_settings(run) | {"split": split, "rows": [asdict(setting) for setting in settings]}
+    maps: Source = source or SavedMaps(run)
+    values = _depends_on(run, maps) | {"split": split, "rows": [asdict(setting) for setting in settings]}
     store = ArtifactStore.create(run.artifacts("scores") / name, values, made_by)
     missing = store.missing(ids)
     if missing:
-        work = partial(_measure_image, saved=SavedMaps(run), settings=settings, store=store, measure=measure)
+        work = partial(_measure_image, source=maps, settings=settings, store=store, measure=measure)
         workers = 1 if len(missing) * len(settings) < FEW_MASKS else None
         for _ in parallel_map(work, missing, description=f"scoring {name}", workers=workers):
             pass
     return store
 
 
-def _maps_settings(run: Run) -> dict[str, Any]:
-    """What the class maps depend on, but for the settings themselves."""
-    config = run.profile.classifier
-    precision = run.profile.saliency.precision
-    return run.settings("scoring", classifier=classifier_settings(run), threshold=config.threshold, precision=precision)
+def _depends_on(run: Run, source: Source) -> dict[str, Any]:
+    """What the scores depend on, but for the settings themselves."""
+    protocol = SEED_PROTOCOL if source.known_labels else TEST_PROTOCOL
+    return run.settings("scoring", maps=source.depends_on, protocol=protocol)
 
 
 def _measure_image(
-    image_id: str, saved: SavedMaps, settings: Sequence[Setting], store: ArtifactStore, measure: Measure
+    image_id: str, source: Source, settings: Sequence[Any], store: ArtifactStore, measure: Measure
 ) -> None:
-    truth = partial(_true_mask, saved.devkit, image_id)
-    store.save(image_id, measured=measure(saved.of(image_id), truth, settings))
+    truth = partial(_true_mask, source.devkit, image_id)
+    store.save(image_id, measured=measure(source.of(image_id), truth, settings))
 
 
 def _true_mask(devkit: VocDevkit, image_id: str, kind: str) -> np.ndarray:
@@ -149,13 +180,16 @@ def _reliabilities(maps: ImageMaps, truth: TrueMask, settings: Sequence[Setting]
     return np.stack([reliability_counts(maps.label_probabilities(setting), values, true_mask) for setting in settings])
 
 
-def read_scores(run: Run, name: str, ids: Sequence[str], made_by: str) -> dict[str, Scores]:
-    """Read the scores that another notebook left with `score_settings`.
+def read_scores(
+    run: Run, name: str, ids: Sequence[str], made_by: str, source: Source | None = None
+) -> dict[str, Scores]:
+    """Read the scores that another notebook left with `score_settings`, from the same source.
 
     Raises:
         WorkbookError: it has not run, or ran under other settings.
     """
-    return load_scores(run, ArtifactStore.open(run.artifacts("scores") / name, made_by, _maps_settings(run)), ids)
+    values = _depends_on(run, source or SavedMaps(run))
+    return load_scores(run, ArtifactStore.open(run.artifacts("scores") / name, made_by, values), ids)
 
 
 def load_scores(run: Run, store: ArtifactStore, ids: Sequence[str]) -> dict[str, Scores]:
@@ -163,17 +197,24 @@ def load_scores(run: Run, store: ArtifactStore, ids: Sequence[str]) -> dict[str,
     confusions = np.stack([store.load(image_id)["measured"] for image_id in ids])  # (n, rows, C+1, C+1)
     common = {
         "split": store.record["settings"]["split"],
-        "protocol": TEST_PROTOCOL,
+        "protocol": store.record["settings"]["protocol"],
         "void": "left out",
         "pretraining": run.profile.classifier.weights,
         "seed": run.seed,
         "profile": run.profile.name,
     }
-    rows = [row | {"crf": crf_text(row["crf"], row["crf_source"])} for row in store.record["settings"]["rows"]]
+    rows = [row | {"crf": _crf_of(row)} for row in store.record["settings"]["rows"]]
     return {
         row["name"]: Scores(row["name"], tuple(ids), confusions[:, index], common | row)
         for index, row in enumerate(rows)
     }
+
+
+def _crf_of(row: Mapping[str, Any]) -> str:
+    superpixels = row.get("superpixel_crf")
+    if superpixels:
+        return f"superpixels, {superpixels['weight']:g}/{superpixels['gamma_beta']:g}"
+    return crf_text(row["crf"], row["crf_source"])
 
 
 def crf_text(values: Mapping[str, float] | None, source: str = "") -> str:

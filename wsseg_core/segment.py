@@ -14,7 +14,7 @@ from wsseg_core.config import Profile
 from wsseg_core.data.voc import read_image, write_palette_png
 from wsseg_core.dcsm import segment_image
 from wsseg_core.errors import WorkbookError
-from wsseg_core.nets.vgg import fold_batch_norm
+from wsseg_core.nets.folding import fold_batch_norm
 from wsseg_core.plots import overlay
 from wsseg_core.saliency import prepare
 

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from wsseg_core.config import CrfConfig, Profile
 from wsseg_core.crf_search import CRF_VALUES
 from wsseg_core.dcsm import ImageMaps, SavedMaps, dcsm_setting, mask_from_saliency
-from wsseg_core.extraction import conv_layers
+from wsseg_core.extraction import block_layers, conv_layers
 from wsseg_core.plots import HEAT, colourise, heat_overlay, overlay, show_rows
 from wsseg_core.runs import Run
 from wsseg_core.subtraction import ORDERS, normalise
@@ -35,6 +35,7 @@ WRAPPED = {"flex_flow": "row wrap"}
 Pictures: TypeAlias = dict[str, np.ndarray]  # by title; of the kinds that `plots.show_rows` draws
 Controls: TypeAlias = dict[str, dict[str, Any]]  # for each argument of a drawing function its choices, value by label
 Setting: TypeAlias = dict[str, str]  # a label for each control
+Layers: TypeAlias = tuple[tuple[str, ...], ...]  # in groups that count once each
 
 
 def interactive() -> bool:
@@ -161,7 +162,7 @@ def subtraction_explorer(run: Run) -> ipywidgets.VBox | Figure:
         "image": {image_id: saved.of(image_id) for image_id in run.example_ids},
         "alpha": {f"{alpha:g}": alpha for alpha in sorted({default.alpha, *profile.sweeps.alphas})},
         "N": {str(n): n for n in sorted({0, default.min_candidates, *profile.sweeps.min_candidates})},
-        "blocks": {", ".join(map(str, run)): run for run in runs},
+        "blocks": {", ".join(map(str, run)): block_layers(run) for run in runs},
         "order": {order: order for order in ORDERS},
     }
     start = {name: next(iter(choices)) for name, choices in controls.items()}
@@ -173,9 +174,9 @@ def subtraction_explorer(run: Run) -> ipywidgets.VBox | Figure:
 
 
 def _subtraction_pictures(
-    profile: Profile, names: Sequence[str], image: ImageMaps, alpha: float, N: int, blocks: tuple[int, ...], order: str
+    profile: Profile, names: Sequence[str], image: ImageMaps, alpha: float, N: int, blocks: Layers, order: str
 ) -> Pictures:
-    setting = dcsm_setting(profile, alpha=alpha, min_candidates=N, blocks=blocks, order=order)
+    setting = dcsm_setting(profile, alpha=alpha, min_candidates=N, layers=blocks, order=order)
     maps = image.saliency(setting)
     heats = {names[chosen]: heat.numpy() for chosen, heat in zip(image.classes, maps, strict=True)}
     mask = mask_from_saliency(image.image, maps, image.classes, None)

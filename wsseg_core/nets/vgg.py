@@ -6,11 +6,7 @@ gives a map of scores. Every layer is an attribute under its Caffe name (`conv3_
 which is how the saliency maps ask for it.
 """
 
-from copy import deepcopy
-from typing import cast
-
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 CONVS_PER_BLOCK = {1: 2, 2: 2, 3: 3, 4: 3, 5: 3}
 CHANNELS_PER_WIDTH = {1: 1, 2: 2, 3: 4, 4: 8, 5: 8}
@@ -86,21 +82,6 @@ class FcnVgg16(nn.Module):
 def head_parameters(model: FcnVgg16) -> list[nn.Parameter]:
     """Parameters of the layers above pool5, which DCSM 4.2 trains first."""
     return [*model.fc6.parameters(), *model.fc7.parameters(), *model.score.parameters()]
-
-
-def fold_batch_norm(model: FcnVgg16) -> FcnVgg16:
-    """An inference copy without batch norm that computes the same scores.
-
-    Each batch norm is merged into the convolution before it, so that the gradient at `conv3_1` is the one at the
-    input of its ReLU, as in the VGG-16 of the paper.
-    """
-    folded = deepcopy(model).eval()
-    for name, module in list(folded.named_children()):
-        if isinstance(module, nn.BatchNorm2d):
-            conv = name.replace("bn", "conv")
-            setattr(folded, conv, fuse_conv_bn_eval(cast(nn.Conv2d, folded.get_submodule(conv)), module))
-            delattr(folded, name)
-    return folded
 
 
 def load_imagenet_weights(model: FcnVgg16, state: dict[str, Tensor]) -> None:

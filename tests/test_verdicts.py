@@ -1,0 +1,161 @@
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wsseg_core.claims import CLAIMS, Claim, Relation
+from wsseg_core.errors import WorkbookError
+from wsseg_core.metrics import REQUIRED_DETAILS, TEST_PROTOCOL, Scores, paired_bootstrap
+from wsseg_core.verdicts import Outcome, claims_table, judge, judge_all, verdict_table, write_claims
+
+DETAILS = dict.fromkeys(REQUIRED_DETAILS, "any") | {"protocol": TEST_PROTOCOL, "split": "val"}
+DIFFICULTY = np.random.default_rng(0).integers(0, 300, 40)  # shared by all methods, so that pairing matters
+NOISE = {name: np.random.default_rng([1, i]).integers(-60, 61, 40) for i, name in enumerate("abcd")}
+
+
+def scores(name: str, wrong: int, noise: str = "a") -> Scores:
+    """40 images; `wrong` of 1000 foreground pixels are missed on top of what the image's difficulty costs."""
+    missed = (DIFFICULTY + wrong + NOISE[noise]).clip(0, 1000)
+    confusions = np.stack([[[1000, 0], [m, 1000 - m]] for m in missed]).astype(np.int64)
+    return Scores(name, tuple(map(str, range(40))), confusions, DETAILS)
+
+
+GOOD, BAD, WORSE = scores("good", 100), scores("bad", 300, "b"), scores("worse", 500, "c")
+LIKE_GOOD = scores("like_good", 101, "d")
+SCORES = {"good": GOOD, "bad": BAD, "worse": WORSE, "like_good": LIKE_GOOD}
+
+
+def outcome(relation: Relation, left: str, *right: str) -> Outcome:
+    return judge(Claim("id", "text", "source", left, right, relation), SCORES).outcome
+
+
+def test_the_example_scores_are_what_the_tests_below_take_them_for():
+    assert paired_bootstrap(GOOD, BAD).low > 5
+    near = paired_bootstrap(GOOD, LIKE_GOOD)
+    assert near.low < 0 < near.high
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "expected"),
+    [
+        ("good", ("bad",), Outcome.HOLDS),
+        ("bad", ("good",), Outcome.FAILS),
+        ("good", ("like_good",), Outcome.UNDECIDED),
+        ("like_good", ("good",), Outcome.UNDECIDED),
+    ],
+)
+def test_left_beats_right(left, right, expected):
+    assert outcome(Relation.GREATER, left, *right) is expected
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "expected"),
+    [
+        ("good", ("bad", "worse"), Outcome.HOLDS),
+        ("like_good", ("good", "bad"), Outcome.HOLDS),
+        ("good", ("like_good",), Outcome.HOLDS),
+        ("bad", ("worse", "good"), Outcome.FAILS),
+    ],
+)
+def test_no_other_beats_left(left, right, expected):
+    assert outcome(Relation.UNBEATEN, left, *right) is expected
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "expected"),
+    [
+        ("good", ("bad", "worse"), Outcome.HOLDS),
+        ("bad", ("worse", "good"), Outcome.FAILS),
+        ("good", ("bad", "like_good", "worse"), Outcome.UNDECIDED),
+        ("worse", ("like_good", "good", "bad"), Outcome.FAILS),
+    ],
+)
+def test_left_is_the_best_of_several(left, right, expected):
+    assert outcome(Relation.BEST_OF, left, *right) is expected
+
+
+@pytest.mark.parametrize(
+    ("relation", "left", "right", "rival"),
+    [
+        (Relation.BEST_OF, "good", ("worse", "bad"), "bad"),
+        (Relation.BEST_OF, "good", ("bad", "like_good"), "like_good"),
+        (Relation.BEST_OF, "bad", ("good", "worse"), "good"),
+        (Relation.UNBEATEN, "bad", ("worse", "good"), "good"),
+        (Relation.UNBEATEN, "good", ("worse", "like_good"), "like_good"),
+    ],
+)
+def test_the_difference_shown_is_the_one_that_decided(relation, left, right, rival):
+    verdict = judge(Claim("id", "text", "source", left, right, relation), SCORES, samples=200, seed=3)
+    assert verdict.rival == rival
+    assert verdict.difference == paired_bootstrap(SCORES[left], SCORES[rival], 200, 3)
+    assert verdict.details == DETAILS
+
+
+def test_missing_scores_are_named():
+    verdict = judge(Claim("id", "text", "source", "good", ("bad", "n15", "n10"), Relation.BEST_OF), SCORES)
+    assert verdict.outcome is Outcome.NOT_MEASURED
+    assert verdict.missing == ("n15", "n10")
+    assert verdict.difference is None
+    assert judge(Claim("id", "text", "source", "n3", ("bad",), Relation.GREATER), SCORES).missing == ("n3",)
+
+
+def test_a_star_stands_for_the_measured_ones_but_left():
+    measured = {"order-x": GOOD, "order-y": BAD, "order-z": WORSE, "other": LIKE_GOOD}
+    claim = Claim("id", "text", "source", "order-x", ("order-*",), Relation.BEST_OF)
+    verdict = judge(claim, measured)
+    assert (verdict.outcome, verdict.rival) == (Outcome.HOLDS, "order-y")
+    alone = judge(claim, {"order-x": GOOD})
+    assert (alone.outcome, alone.missing) == (Outcome.NOT_MEASURED, ("order-*",))
+
+
+def test_patterns_match_what_a_data_set_allows():
+    claim = next(claim for claim in CLAIMS if claim.id == "many-classes")
+    small = judge(claim, {"n3": GOOD, "n5": scores("n5", 0), "n8": BAD, "n0": BAD})
+    assert (small.outcome, small.rival, small.missing) == (Outcome.HOLDS, "n8", ())
+    large = judge(claim, {"n3": BAD, "n10": WORSE, "n15": GOOD})
+    assert (large.outcome, large.rival) == (Outcome.FAILS, "n15")
+    assert judge(claim, {"n3": GOOD, "n4": BAD, "n5": BAD}).outcome is Outcome.NOT_MEASURED
+
+
+def test_scores_of_other_images_are_refused():
+    other = Scores("other", tuple(map(str, range(40, 80))), GOOD.confusions, DETAILS)
+    with pytest.raises(WorkbookError, match="other images"):
+        judge(Claim("id", "text", "source", "good", ("other",), Relation.GREATER), {"good": GOOD, "other": other})
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.id)
+def test_a_verdict_follows_the_measurements_and_not_the_paper(claim: Claim):
+    rivals = {"order-*": "order-b", "n[6-9]": "n8", "n[1-9][0-9]": "n10"}
+    right = [rivals.get(name, name) for name in claim.right]
+    as_printed = {claim.left: GOOD} | dict.fromkeys(right, BAD)
+    upside_down = {claim.left: BAD} | dict.fromkeys(right, GOOD)
+    assert judge(claim, as_printed).outcome is Outcome.HOLDS
+    assert judge(claim, upside_down).outcome is Outcome.FAILS
+    assert judge(claim, {}).outcome is Outcome.NOT_MEASURED
+
+
+def test_verdicts_as_table_and_as_json(tmp_path: Path):
+    claims = [
+        Claim("one", "good beats bad", "table 1", "good", ("bad",), Relation.GREATER),
+        Claim("two", "n3 beats n0", "table 4", "n3", ("n0",), Relation.GREATER),
+    ]
+    verdicts = judge_all(claims, SCORES)
+    frame = claims_table(verdicts)
+    assert list(frame["verdict"]) == ["holds", "not measured"]
+    assert list(frame["against"]) == ["bad", "missing: n3, n0"]
+    assert frame.loc[0, "low"] < frame.loc[0, "difference"] < frame.loc[0, "high"]
+    assert math.isnan(frame.loc[1, "difference"])
+    assert frame.loc[0, "protocol"] == TEST_PROTOCOL
+    write_claims(tmp_path / "claims.json", verdicts)
+    one, two = json.loads((tmp_path / "claims.json").read_text())
+    assert (one["claim"]["id"], one["outcome"], one["rival"]) == ("one", "holds", "bad")
+    assert one["difference"]["value"] == pytest.approx(GOOD.mean_iou - BAD.mean_iou)
+    assert one["details"] == DETAILS
+    assert (two["outcome"], two["difference"], two["missing"]) == ("not measured", None, ["n3", "n0"])
+
+
+def test_claims_without_scores_are_not_measured() -> None:
+    table = verdict_table({}, ["guided", "order"])
+    assert list(table["verdict"]) == ["not measured", "not measured"]

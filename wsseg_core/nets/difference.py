@@ -1,0 +1,72 @@
+"""The network that guesses from an image and one mask of it where another mask would differ.
+
+Shimoda & Yanai, "Self-supervised difference detection for weakly-supervised semantic segmentation", ICCV 2019 (SSDD):
+d = f(e^h(x), e^l(x), m̂), with features of a segmentation network and the mask in binary form. Right labels are regular
+and wrong ones are not, so that where two masks disagree the one whose change is foreseen is probably the wrong one.
+"""
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck
+from torchvision.ops import Conv2dNormActivation
+
+from wsseg_core.errors import WorkbookError
+from wsseg_core.nets.segmentation import Features, check_masks
+
+
+class DifferenceDetector(nn.Module):
+    """f of SSDD: features → 3×3 convolution, mask → 1×1 convolution; both → residual bottleneck → one logit a pixel.
+
+    The features are read once for both masks, and both go through as one batch, so that batch normalisation treats
+    them alike; otherwise d^K and d^A could not be compared.
+
+    Args:
+        num_classes: C, foreground classes.
+        low_channels: of `Features.low`.
+        high_channels: of `Features.high`.
+        channels: inside, a multiple of 4 (the authors' code: 256).
+
+    Raises:
+        WorkbookError: `channels` is no multiple of 4.
+    """
+
+    def __init__(self, num_classes: int, low_channels: int, high_channels: int, channels: int = 256) -> None:
+        super().__init__()
+        if channels < 1 or channels % Bottleneck.expansion:
+            raise WorkbookError(f"difference detection with {channels} channels; use a multiple of 4")
+        self.num_classes = num_classes
+        self.context = Conv2dNormActivation(low_channels + high_channels, channels, 3)
+        self.embedding = Conv2dNormActivation(num_classes + 1, channels, 1)
+        shortcut = Conv2dNormActivation(2 * channels, channels, 1, activation_layer=None)
+        self.bottleneck = Bottleneck(2 * channels, channels // Bottleneck.expansion, downsample=shortcut)
+        self.logit = nn.Conv2d(channels, 1, 1)
+
+    def forward(self, features: Features, knowledge: Tensor, advice: Tensor) -> tuple[Tensor, Tensor]:
+        """Say for each pixel of two masks how likely it changes; a high value means that the label is probably wrong.
+
+        Args:
+            features: of the images; `features.detach()` where the segmentation network is not to learn from it, as in
+                the dynamic stage (and, in the authors' code, in the static one).
+            knowledge: m^K, integer (B, h, w) at the size of the features, 0..C or 255.
+            advice: m^A, alike.
+
+        Returns:
+            d^K and d^A, float (B, h, w) each, before the sigmoid.
+
+        Raises:
+            WorkbookError: masks of another form or size.
+        """
+        masks = torch.cat([self._binary(mask, features) for mask in (knowledge, advice)])  # (2B, C+1, h, w)
+        context = self.context(torch.cat([features.high, features.low], 1))
+        both = torch.cat([context.repeat(2, 1, 1, 1), self.embedding(masks)], 1)
+        logit_k, logit_a = self.logit(self.bottleneck(both))[:, 0].chunk(2)
+        return logit_k, logit_a
+
+    def _binary(self, mask: Tensor, features: Features) -> Tensor:
+        """m̂: one channel a label; a void pixel has none."""
+        check_masks(mask, self.num_classes)
+        wanted = len(features.high), *features.high.shape[-2:]
+        if mask.shape != wanted:
+            raise WorkbookError(f"masks {tuple(mask.shape)} for features {wanted}; use `resize_masks` on them first")
+        labels = torch.arange(self.num_classes + 1, device=mask.device).view(1, -1, 1, 1)
+        return (mask[:, None] == labels).to(features.high)
