@@ -21,7 +21,13 @@ UPSTREAM = {
     "02_saliency_extraction": ["01_training"],
     "03_subtraction_ablations": ["02_saliency_extraction"],
     "04_crf_tuning": ["03_subtraction_ablations"],
-    "10_tables_and_claims": ["01_training", "03_subtraction_ablations", "04_crf_tuning"],
+    "05_forward_and_backward_maps": ["02_saliency_extraction"],
+    "10_tables_and_claims": [
+        "01_training",
+        "03_subtraction_ablations",
+        "04_crf_tuning",
+        "05_forward_and_backward_maps",
+    ],
 }
 
 PROFILE = config.get("profile", "toy")

@@ -9,12 +9,16 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from wsseg_core.claims import DCSM_CLAIMS, Outcome
+from wsseg_core.claims import CLAIMS
 from wsseg_core.dependencies import PACKAGE, read_cells
+from wsseg_core.verdicts import Outcome
 
 ROOT = PACKAGE.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-HEADLINES = {"classifier_map", "simonyan_crf", "dcsm", "dcsm_crf", "dcsm_crf_tuned"}
+HEADLINES = {
+    *("classifier_map", "simonyan_crf", "dcsm", "dcsm_crf", "dcsm_crf_tuned"),
+    *("fcn_mil", "fcn_gbp_crf", "zof_gbp_crf"),
+}
 
 pytestmark = pytest.mark.notebooks
 
@@ -56,7 +60,7 @@ def test_every_table_comes_in_three_formats_and_every_figure_is_a_picture(result
 
 def test_every_claim_has_a_verdict(results: Path) -> None:
     verdicts = json.loads((results / "smoke" / "claims.json").read_text())
-    assert {verdict["claim"]["id"] for verdict in verdicts} >= {claim.id for claim in DCSM_CLAIMS}
+    assert {verdict["claim"]["id"] for verdict in verdicts} == {claim.id for claim in CLAIMS}
     assert {verdict["outcome"] for verdict in verdicts} <= {str(outcome) for outcome in Outcome}
 
 
@@ -64,7 +68,9 @@ def test_headline_numbers_are_one_json_object_with_intervals(results: Path) -> N
     done = wsseg("figures", "--profile", "smoke", "--results", str(results), "--json")
     figures = json.loads(done.stdout)
     assert {"profile", "seed", "split", "protocol", "wall_s"} | HEADLINES <= figures.keys()
-    assert all(figures[key]["low"] <= figures[key]["value"] <= figures[key]["high"] for key in HEADLINES)
+    for key in HEADLINES:  # of 8 images, a percentile interval need not hold the value
+        assert 0 <= figures[key]["low"] <= figures[key]["high"] <= 100
+        assert 0 <= figures[key]["value"] <= 100
     assert sorted(figures["wall_s"]) == [path.stem for path in NOTEBOOKS]
 
 

@@ -166,7 +166,7 @@ def other_network(run: Run) -> Run:
         head_steps=0 if other.weights == "random" else run.profile.classifier.head_steps,
         steps=other.steps,
     )
-    saliency = replace(run.profile.saliency, layers=other.layers)
+    saliency = replace(run.profile.saliency, layers=other.layers, other_sizes=())
     profile = replace(run.profile, classifier=classifier, saliency=saliency)
     return replace(run, profile=profile, folder=run.folder / other.architecture)
 

@@ -176,6 +176,57 @@ class SuperpixelCrfConfig:
 
 
 @dataclass(frozen=True)
+class CamConfig:
+    """Class activation maps and their classifier (notebook 06): Zhou et al., CVPR 2016, with the values of PSA."""
+
+    blocks: int = 5  # of VGG-16; fewer see less of the image at once
+    channels: int = 1024  # of the convolution before the class scores
+    stride: int = 8  # of the maps; pools beyond it do not stride
+    image_size: int = 448
+    optimizer: str = "sgd"
+    learning_rate: float = 0.01
+    schedule: str = "one_cycle"  # PSA: polynomial decay
+    weight_decay: float = 5e-4
+    batch_size: int = 16
+    steps: int = 10_000  # PSA: 15 epochs
+    resize_range: tuple[float, float] = (0.7, 1.4)
+    scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)  # of image_size, each also mirrored
+    alpha: float = 16.0  # of the background score (1 - max CAM)^alpha, from which the walk starts
+
+
+@dataclass(frozen=True)
+class AffinityConfig:
+    """Pixel affinity and the random walk (notebook 06): Ahn & Kwak, CVPR 2018 (PSA)."""
+
+    low_alpha: float = 4.0  # strong background: what is an object all the same is certain
+    high_alpha: float = 32.0  # weak background: what is background all the same is certain
+    stride: int = 8
+    radius: int = 5  # of the neighbourhood, positions at this stride
+    learning_rate: float = 0.01  # of the backbone; ten times that of the new layers
+    batch_size: int = 8
+    steps: int = 10_000  # PSA: 8 epochs
+    beta: float = 8.0
+    walk_steps: int = 256
+
+
+@dataclass(frozen=True)
+class SegmentationConfig:
+    """A segmentation network trained on pseudo labels (notebooks 06 to 08), SSDD's values."""
+
+    channels: int = 1024  # of the head
+    dilation: int = 12  # of its large field of view, positions at stride 8
+    dropout: float = 0.5
+    crop: int = 448
+    resize_range: tuple[float, float] = (1.0, 1.15)  # ratio to the crop of the longest side: 448 to 512
+    optimizer: str = "sgd"
+    learning_rate: float = 1e-3  # of the encoder; ten times that of the head
+    weight_decay: float = 2e-4
+    batch_size: int = 8
+    steps: int = 20_000  # SSDD: 16 epochs
+    scales: tuple[float, ...] = (0.75, 1.0, 1.25)  # of inference, each also mirrored
+
+
+@dataclass(frozen=True)
 class OtherNetworkConfig:
     """A second classifier, to show that the method is not tied to VGG-16; all else is as in ClassifierConfig."""
 
@@ -221,6 +272,9 @@ class Profile:
     zoomout: ZoomOutConfig = field(default_factory=ZoomOutConfig)
     superpixel_crf: SuperpixelCrfConfig = field(default_factory=SuperpixelCrfConfig)
     other_network: OtherNetworkConfig = field(default_factory=OtherNetworkConfig)
+    cam: CamConfig = field(default_factory=CamConfig)
+    affinity: AffinityConfig = field(default_factory=AffinityConfig)
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
     sweeps: SweepConfig = field(default_factory=SweepConfig)
 
 
