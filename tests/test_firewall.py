@@ -30,7 +30,7 @@ LEARNERS = [
     *("classifier", "training", "extraction", "dcsm", "segment", "saliency", "subtraction", "crf"),
     *("forward_maps", "forward_backward", "zoomout", "misvm", "superpixel_crf", "methods"),
     *("affinity", "random_walk", "difference", "nets.affinity", "nets.difference", "nets.segmentation"),
-    *("cam", "psa", "segmentation", "predictions"),
+    *("cam", "psa", "seeds", "segmentation", "predictions"),
 ]
 
 _guard = {"closed": False}

@@ -202,7 +202,7 @@ class AffinityConfig:
     high_alpha: float = 32.0  # weak background: what is background all the same is certain
     stride: int = 8
     radius: int = 5  # of the neighbourhood, positions at this stride
-    learning_rate: float = 0.01  # of the backbone; ten times that of the new layers
+    learning_rate: float = 0.01  # of the backbone; the new layers learn ten times faster
     batch_size: int = 8
     steps: int = 10_000  # PSA: 8 epochs
     beta: float = 8.0
@@ -219,7 +219,7 @@ class SegmentationConfig:
     crop: int = 448
     resize_range: tuple[float, float] = (1.0, 1.15)  # ratio to the crop of the longest side: 448 to 512
     optimizer: str = "sgd"
-    learning_rate: float = 1e-3  # of the encoder; ten times that of the head
+    learning_rate: float = 1e-3  # of the encoder; the head learns ten times faster
     weight_decay: float = 2e-4
     batch_size: int = 8
     steps: int = 20_000  # SSDD: 16 epochs
