@@ -89,7 +89,7 @@ def test_labels_are_those_of_two_crfs_over_the_cams(staged: Run) -> None:
         classes, cam = load_cams(open_cams(staged), image_id, image.shape[:2])
         known = values[[0, *(classes + 1)]]
         low, high = (
-            known[dense_crf(image, with_background(cam, alpha).numpy(), staged.profile.crf).argmax(0)]
+            known[dense_crf(image, with_background(cam, alpha).numpy(), staged.profile.seed_crf).argmax(0)]
             for alpha in (4.0, 32.0)
         )
         labels = store.load(image_id)["labels"]
@@ -334,7 +334,7 @@ def test_rows_of_a_profile() -> None:
     profile = load_profile("voc")
     rows = {row.name: row for row in seed_settings(profile)}
     assert list(rows) == ["cam", "cam_crf", "psa", "psa_crf"]
-    assert (rows["psa"].alpha, rows["psa"].crf, rows["psa_crf"].crf) == (16.0, None, profile.crf)
+    assert (rows["psa"].alpha, rows["psa"].crf, rows["psa_crf"].crf) == (16.0, None, profile.seed_crf)
     assert rows["cam"].sizes == (224, 448, 672, 896)
     assert seed_setting(profile, "cam", crf=True, name="x", crf_source="train") == replace(
         rows["cam_crf"], name="x", crf_source="train"

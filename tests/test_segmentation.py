@@ -471,7 +471,7 @@ def test_rows_that_differ_in_names_are_drawn_once(monkeypatch: pytest.MonkeyPatc
 def test_a_setting_takes_its_values_from_the_profile(trained: Run):
     profile = trained.profile
     assert segmentation_setting(profile, "net") == SegmentationSetting("net", (24, 32))
-    assert segmentation_setting(profile, "net_crf", crf=True).crf == profile.crf
+    assert segmentation_setting(profile, "net_crf", crf=True).crf == profile.seed_crf
 
 
 def test_predictions_are_scored_in_both_protocols(run: Run):

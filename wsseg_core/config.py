@@ -195,6 +195,16 @@ class CamConfig:
 
 
 @dataclass(frozen=True)
+class SeedCrfConfig(CrfConfig):
+    """The dense CRF of the affinity labels, the seeds and the networks that learn from them: PSA's released code."""
+
+    w1: float = 10.0
+    w2: float = 3.0
+    gamma_alpha: float = 80.0
+    gamma_beta: float = 13.0
+
+
+@dataclass(frozen=True)
 class AffinityConfig:
     """Pixel affinity and the random walk (notebook 06): Ahn & Kwak, CVPR 2018 (PSA)."""
 
@@ -274,6 +284,7 @@ class Profile:
     other_network: OtherNetworkConfig = field(default_factory=OtherNetworkConfig)
     cam: CamConfig = field(default_factory=CamConfig)
     affinity: AffinityConfig = field(default_factory=AffinityConfig)
+    seed_crf: SeedCrfConfig = field(default_factory=SeedCrfConfig)
     segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
     sweeps: SweepConfig = field(default_factory=SweepConfig)
 

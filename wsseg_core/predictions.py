@@ -142,7 +142,7 @@ class SegmentationSetting:
 
 def segmentation_setting(profile: Profile, name: str, crf: bool = False) -> SegmentationSetting:
     """A row with the values of a profile."""
-    return SegmentationSetting(name, inference_sizes(profile.segmentation), profile.crf if crf else None)
+    return SegmentationSetting(name, inference_sizes(profile.segmentation), profile.seed_crf if crf else None)
 
 
 class SegmentationMaps:

@@ -59,7 +59,7 @@ def make_affinity_labels(run: Run, ids: Sequence[str], workers: int | None = Non
     store = ArtifactStore.create(run.artifacts("affinity_labels"), label_settings(run), NOTEBOOK)
     config = run.profile.affinity
     alphas = (config.low_alpha, config.high_alpha)
-    work = partial(_label_image, devkit=run.devkit, cams=cams, store=store, alphas=alphas, crf=run.profile.crf)
+    work = partial(_label_image, devkit=run.devkit, cams=cams, store=store, alphas=alphas, crf=run.profile.seed_crf)
     for _ in parallel_map(work, store.missing(ids), description="affinity labels", workers=workers):
         pass
     return store
@@ -89,7 +89,7 @@ def draw(probabilities: np.ndarray, classes: np.ndarray) -> np.ndarray:
 def label_settings(run: Run) -> dict[str, Any]:
     """What the labels depend on."""
     alphas = {"low_alpha": run.profile.affinity.low_alpha, "high_alpha": run.profile.affinity.high_alpha}
-    return run.settings("psa", cams=map_settings(run), crf=asdict(run.profile.crf), **alphas)
+    return run.settings("psa", cams=map_settings(run), crf=asdict(run.profile.seed_crf), **alphas)
 
 
 def open_affinity_labels(run: Run) -> ArtifactStore:

@@ -58,7 +58,7 @@ class SeedSetting:
 
 def seed_setting(profile: Profile, kind: str, crf: bool = False, **changes: Any) -> SeedSetting:
     """Seeds with the values of a profile, and changes to them; named after the kind, with `_crf` where there is one."""
-    name, refined = f"{kind}_crf" if crf else kind, profile.crf if crf else None
+    name, refined = f"{kind}_crf" if crf else kind, profile.seed_crf if crf else None
     return replace(SeedSetting(name, kind, profile.cam.alpha, input_sizes(profile.cam), refined), **changes)
 
 
