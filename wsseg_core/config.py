@@ -244,10 +244,12 @@ class OtherNetworkConfig:
     width: int = 64  # channels of the first stage; ResNet-18 has 64
     weights: str = "imagenet"
     steps: int = 20_000
-    layers: tuple[tuple[str, ...], ...] = (  # groups of equation 5, at strides 8, 16 and 32
+    # Groups of equation 5, at the strides of VGG's blocks 3 to 5. At layer4.1, which the 1×1 scores are computed from,
+    # the gradient is the same at every position.
+    layers: tuple[tuple[str, ...], ...] = (
+        ("layer1.0", "layer1.1"),
         ("layer2.0", "layer2.1"),
         ("layer3.0", "layer3.1"),
-        ("layer4.0", "layer4.1"),
     )
 
 
