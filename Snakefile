@@ -22,11 +22,13 @@ UPSTREAM = {
     "03_subtraction_ablations": ["02_saliency_extraction"],
     "04_crf_tuning": ["03_subtraction_ablations"],
     "05_forward_and_backward_maps": ["02_saliency_extraction"],
+    "06_cam_and_pixel_affinity": ["02_saliency_extraction"],
     "10_tables_and_claims": [
         "01_training",
         "03_subtraction_ablations",
         "04_crf_tuning",
         "05_forward_and_backward_maps",
+        "06_cam_and_pixel_affinity",
     ],
 }
 

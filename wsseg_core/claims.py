@@ -1,7 +1,7 @@
 """What the papers say in words, as comparisons of scores; `wsseg_core.verdicts` says whether they hold here.
 
 Names of `Scores`, the same in every notebook, in the published tables and in the claims below. All are with the
-CRF, as published, except `dcsm` and `simonyan`.
+CRF, as published, except `dcsm` and `simonyan`. In `net_psa_crf` it is the CRF on what the network says.
 
     simonyan, simonyan_crf, simonyan_grabcut   input-gradient baseline without CRF, with it, with GrabCut instead
     dcsm, dcsm_crf, dcsm_crf_tuned             without CRF, with the paper's CRF values, with values found on train
@@ -17,6 +17,12 @@ CRF, as published, except `dcsm` and `simonyan`.
     zof, zof_gbp, ..._crf                      zoom-out features and mi-SVM, the same; the CRF is that of superpixels
     combine-product-saliency                   `combination_key` how the two are combined, and the foreground model
     resnet18_dcsm, ...                         the same methods on the second network
+    cam_seed, cam_crf_seed                     CAMs of the training images, labels known; without CRF, with it
+    psa_seed, psa_crf_seed                     the same after their walk along pixel affinities
+    net_psa, net_psa_crf                       network trained on the masks of `psa_seed`; without CRF, with it
+    net_psa_crf_seeds, net_psa_crf_seeds_crf   network trained on those of `psa_crf_seed`; the same
+
+Seeds are scored on train in the seed protocol, networks on val in the test protocol; no claim mixes the two.
 """
 
 from collections.abc import Sequence
@@ -151,4 +157,18 @@ _FORWARD = (
           "resnet18_dcsm_crf", ("resnet18_fcn_mil_crf", "resnet18_simonyan_crf"), Relation.BEST_OF),
 )  # fmt: skip
 
-CLAIMS = _DCSM + _FORWARD
+_PSA = "Ahn & Kwak, CVPR 2018 (PSA)"
+_SSDD = "Shimoda & Yanai, talk on change-region inference (SSDD, ICCV 2019), "
+
+_SEEDS = (
+    Claim("psa-beats-cam", "the walk along pixel affinities makes better seeds of CAMs", _PSA,
+          "psa_seed", ("cam_seed",), Relation.GREATER),
+    Claim("psa-without-crf", "the CRF makes PSA's seeds worse", _SSDD + "slide 'static refinement'",
+          "psa_seed", ("psa_crf_seed",), Relation.GREATER),
+    Claim("net-psa-crf-seeds", "a network learns more from PSA's seeds with CRF than without",
+          _SSDD + "slide 'static refinement'", "net_psa_crf_seeds_crf", ("net_psa_crf",), Relation.GREATER),
+    Claim("net-psa-dcsm", "a network trained on PSA's seeds beats DCSM",
+          _SSDD + "slide 'comparison under the same condition'", "net_psa_crf", ("dcsm_crf",), Relation.GREATER),
+)  # fmt: skip
+
+CLAIMS = _DCSM + _FORWARD + _SEEDS

@@ -18,7 +18,7 @@ from wsseg_core.artifacts import write_atomically
 from wsseg_core.data.transforms import MEAN, STD
 from wsseg_core.data.voc import VOC_PALETTE, VOID
 
-STEPS = ("data", "classifier", "saliency", "subtraction", "CRF", "forward maps", "tables")
+STEPS = ("data", "classifier", "saliency", "subtraction", "CRF", "forward maps", "seeds", "tables")
 HEAT = "magma"
 
 
