@@ -17,7 +17,7 @@ ROOT = PACKAGE.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 HEADLINES = {
     *("classifier_map", "simonyan_crf", "dcsm", "dcsm_crf", "dcsm_crf_tuned"),
-    *("fcn_mil", "fcn_gbp_crf", "zof_gbp_crf"),
+    *("fcn_mil", "fcn_gbp_crf", "zof_gbp_crf", "cam_seed", "psa_seed", "psa_crf_seed", "net_psa_crf"),
 }
 
 pytestmark = pytest.mark.notebooks
