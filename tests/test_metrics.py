@@ -22,7 +22,6 @@ from wsseg_core.metrics import (
     mean_iou,
     paired_bootstrap,
     paired_class_bootstrap,
-    part_recall,
     score_masks,
 )
 
@@ -310,14 +309,3 @@ def test_what_is_wrong_with_a_prediction_names_the_image(devkit):
         score_masks(devkit, ["one", "two"], predictions, name="m", details=DETAILS)
     with pytest.raises(WorkbookError, match=r"one, 'm': prediction holds the values \[7\]"):
         score_masks(devkit, ["one"], predictions, name="m", details=DETAILS)
-
-
-def test_part_recall_by_hand():
-    parts = np.uint8([[1, 1, 2, 2, 2, 0, 255]])
-    truth = np.uint8([[3, 3, 3, 3, 255, 0, 255]])
-    prediction = np.uint8([[3, 3, 3, 0, 0, 0, 0]])
-    assert part_recall(parts, prediction, truth) == {"head": 1.0, "body": 0.5}
-    heads = np.where(parts == 2, np.uint8(0), parts)
-    assert np.isnan(part_recall(heads, prediction, truth)["body"])
-    with pytest.raises(WorkbookError, match="must be equal"):
-        part_recall(parts, prediction[:, :3], truth)

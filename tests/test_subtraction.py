@@ -17,7 +17,6 @@ from wsseg_core.subtraction import (
     background,
     candidates,
     class_maps,
-    labels_from_saliency,
     released_saliency,
     subtract,
 )
@@ -94,18 +93,10 @@ def test_equation_7_by_hand():
     torch.testing.assert_close(background(maps), torch.tensor([[0.3, 0.1]]))
 
 
-def test_labels_are_mask_values_and_background_wins_a_tie():
-    maps = torch.tensor([[[0.2, 0.9, 0.5]], [[0.7, 0.0, 0.1]]])
-    labels = labels_from_saliency(maps, torch.tensor([4, 0]))
-    assert labels.dtype == np.uint8
-    assert labels.tolist() == [[1, 5, 0]]
-
-
 def test_no_class_drawn_is_background_everywhere():
     maps = class_maps([[torch.rand(3, 4, 4)]], (5, 8), targets=0)
     assert maps.shape == (0, 5, 8)
     assert (background(maps) == 1).all()
-    assert not labels_from_saliency(maps, torch.empty(0, dtype=torch.int64)).any()
 
 
 def test_candidates_are_the_drawn_classes_and_the_best_others():

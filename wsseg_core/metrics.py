@@ -273,27 +273,3 @@ def score_masks(
         except WorkbookError as error:
             raise WorkbookError(f"{image_id}, {name!r}: {error}") from None
     return Scores(name, tuple(image_ids), confusions, details)
-
-
-def part_recall(parts: np.ndarray, prediction: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Share of the pixels of each part that carry the right class: how far a method covers whole objects.
-
-    Args:
-        parts: uint8, any shape: 1 head, 2 body, 0 none, 255 void. A stack of images gives the share over all.
-        prediction: predicted classes, same shape.
-        truth: true classes, same shape; void pixels are left out.
-
-    Returns:
-        Share in [0, 1] by part name; NaN for a part that does not occur.
-
-    Raises:
-        WorkbookError: shapes differ.
-    """
-    if not parts.shape == prediction.shape == truth.shape:
-        raise WorkbookError(f"part recall: shapes {parts.shape}, {prediction.shape}, {truth.shape} must be equal")
-    right = prediction == truth
-    shares = {}
-    for part, value in PART_VALUES.items():
-        inside = (parts == value) & (truth != VOID)
-        shares[part] = float(right[inside].mean()) if inside.any() else float("nan")
-    return shares

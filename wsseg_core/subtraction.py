@@ -17,7 +17,6 @@ Everywhere the K rows of a map are its candidate classes, and the first `targets
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -145,20 +144,6 @@ def class_maps(
 def background(maps: Tensor) -> Tensor:
     """Background map, float (H, W), from class maps (T, H, W) in [0, 1]: eq. 7, 1 − max_c M̂_c; 1 where T is 0."""
     return 1 - torch.cat([maps.new_zeros(1, *maps.shape[1:]), maps]).amax(0)
-
-
-def labels_from_saliency(maps: Tensor, class_indices: Tensor) -> np.ndarray:
-    """The mask that the class maps give by themselves, without a CRF.
-
-    Args:
-        maps: class maps, float (T, H, W) in [0, 1].
-        class_indices: int64 (T,), the class of each row, from 0.
-
-    Returns:
-        uint8 (H, W): 0 background, c + 1 for class c. Background wins a tie.
-    """
-    values = torch.cat([class_indices.new_zeros(1), class_indices + 1]).to(torch.uint8)
-    return values[torch.cat([background(maps)[None], maps]).argmax(0)].numpy()
 
 
 def normalise(maps: Tensor) -> Tensor:
