@@ -1,12 +1,21 @@
 """Small data that several test modules share."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor, nn
 
+from wsseg_core.classifier import new_classifier
+from wsseg_core.config import load_profile
 from wsseg_core.data.voc import write_palette_png
+from wsseg_core.nets.folding import fold_batch_norm
+from wsseg_core.runs import Run
+from wsseg_core.saliency import prepare
 
 TINY_CLASSES = ("cat", "dog", "sheep")
 TINY_SPLITS = {
@@ -25,6 +34,20 @@ def tiny_devkit(tmp_path: Path) -> Path:
     root = tmp_path / "devkit"
     write_tiny_devkit(root)
     return root
+
+
+@pytest.fixture
+def run(tiny_devkit: Path, tmp_path: Path) -> Run:
+    """The smoke profile on the tiny devkit."""
+    profile = load_profile("smoke")
+    data = replace(profile.data, source="voc", devkit=str(tiny_devkit))
+    return Run(replace(profile, data=data), 0, tmp_path / "results")
+
+
+@pytest.fixture
+def model(run: Run) -> nn.Module:
+    """Its classifier, untrained, as the extraction takes it."""
+    return prepare(fold_batch_norm(new_classifier(run.profile.classifier, 3, seed=0)))
 
 
 def write_tiny_devkit(root: Path, classes: tuple[str, ...] = TINY_CLASSES) -> None:
@@ -62,3 +85,32 @@ def _write_annotation(root: Path, image_id: str, names: list[str]) -> None:
     )
     xml = f"<annotation><filename>{image_id}.jpg</filename>{objects}</annotation>"
     (root / f"Annotations/{image_id}.xml").write_text(xml)
+
+
+Loss = Callable[[nn.Module, tuple[Tensor, ...]], Tensor]
+
+
+def killed_at_call(loss: Loss, number: int) -> Loss:
+    """A loss that stops the training when it is called for the n-th time."""
+    calls = []
+
+    def counted(model: nn.Module, batch: tuple[Tensor, ...], **arguments: object) -> Tensor:
+        calls.append(batch)
+        if len(calls) == number:
+            raise RuntimeError("killed")
+        return loss(model, batch, **arguments)
+
+    return counted
+
+
+def with_running_statistics(model: nn.Module) -> nn.Module:
+    """Give batch norms statistics and scales drawn at random, in evaluation mode."""
+    generator = torch.Generator().manual_seed(5)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for values, low, high in (
+                *((module.running_mean, -0.5, 0.5), (module.running_var, 0.5, 2.0)),
+                *((module.weight.data, 0.5, 1.5), (module.bias.data, -0.2, 0.5)),
+            ):
+                values.uniform_(low, high, generator=generator)
+    return model.eval()

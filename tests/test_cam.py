@@ -1,13 +1,13 @@
 """Class activation maps: the network's shape, its loss, maps worked out by hand, and what comes back from disk."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import killed_at_call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -177,24 +177,12 @@ def test_the_network_is_trained_with_its_own_values_and_the_classifiers(run: Run
     assert (config.momentum, config.flip) == (run.profile.classifier.momentum, run.profile.classifier.flip)
 
 
-def killed_at_call(number: int) -> Callable[..., Tensor]:
-    calls = []
-
-    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        calls.append(batch)
-        if len(calls) == number:
-            raise RuntimeError("killed")
-        return cam_loss(model, batch)
-
-    return loss
-
-
 def test_a_killed_training_ends_where_an_uninterrupted_one_does(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     curve, killed = train_cam(run), replace(run, folder=tmp_path / "killed")
     with monkeypatch.context() as patch:
-        patch.setattr(cam, "cam_loss", killed_at_call(3))
+        patch.setattr(cam, "cam_loss", killed_at_call(cam_loss, 3))
         with pytest.raises(RuntimeError, match="killed"):
             train_cam(killed)
     with pytest.raises(WorkbookError, match=r"cam.ckpt: training did not finish; run notebook 06_cam"):

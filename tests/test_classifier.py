@@ -1,5 +1,5 @@
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision.models._api
-from conftest import write_tiny_devkit
+from conftest import killed_at_call, write_tiny_devkit
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
@@ -190,7 +190,7 @@ def test_a_run_killed_in_its_second_phase_ends_where_an_uninterrupted_one_does(
     whole, curve = trained
     run = replace(whole, folder=tmp_path / "killed")
     with monkeypatch.context() as patch:
-        patch.setattr(classifier, "classification_loss", killed_at_call(NARROW.head_steps + 2))
+        patch.setattr(classifier, "classification_loss", killed_at_call(classification_loss, NARROW.head_steps + 2))
         with pytest.raises(RuntimeError, match="killed"):
             train_classifier(run)
     with pytest.raises(WorkbookError, match="training did not finish; run notebook 01_training again"):
@@ -198,18 +198,6 @@ def test_a_run_killed_in_its_second_phase_ends_where_an_uninterrupted_one_does(
     np.testing.assert_equal(train_classifier(run), curve)
     resumed, expected = load_classifier(run).state_dict(), load_classifier(whole).state_dict()
     assert all(torch.equal(resumed[name], expected[name]) for name in expected)
-
-
-def killed_at_call(number: int) -> Callable[..., Tensor]:
-    calls = []
-
-    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        calls.append(batch)
-        if len(calls) == number:
-            raise RuntimeError("killed")
-        return classification_loss(model, batch)
-
-    return loss
 
 
 def test_a_trained_classifier_is_found_by_its_run_and_by_its_file(trained: tuple[Run, list[dict]]):

@@ -1,7 +1,6 @@
 """Saliency maps on disk: what is planned, what is written, and what comes back."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ import torch
 from torch import nn
 
 from wsseg_core import extraction
-from wsseg_core.classifier import class_probabilities, new_classifier
+from wsseg_core.classifier import class_probabilities
 from wsseg_core.config import load_profile
 from wsseg_core.data.transforms import resize_and_pad
 from wsseg_core.errors import WorkbookError
@@ -23,23 +22,10 @@ from wsseg_core.extraction import (
     open_probabilities,
     planned_extractions,
 )
-from wsseg_core.nets.folding import fold_batch_norm
 from wsseg_core.runs import Run
-from wsseg_core.saliency import INPUT, prepare, saliency_maps
+from wsseg_core.saliency import INPUT, saliency_maps
 
 LAYERS = ("conv3_1", "conv5_3")
-
-
-@pytest.fixture
-def run(tiny_devkit: Path, tmp_path: Path) -> Run:
-    profile = load_profile("smoke")
-    data = replace(profile.data, source="voc", devkit=str(tiny_devkit))
-    return Run(replace(profile, data=data), 0, tmp_path / "results")
-
-
-@pytest.fixture
-def model(run: Run) -> nn.Module:
-    return prepare(fold_batch_norm(new_classifier(run.profile.classifier, 3, seed=0)))
 
 
 def extracted(run: Run, model: nn.Module, classes: int = 2) -> Extraction:

@@ -4,13 +4,11 @@ import contextlib
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from wsseg_core.classifier import LabelledImages, load_classifier, train_classifier
-from wsseg_core.config import load_profile
 from wsseg_core.data.voc import VocMasks
 from wsseg_core.dcsm import SavedMaps, segment_image
 from wsseg_core.dependencies import PACKAGE, module_closure, read_cells
@@ -55,13 +53,6 @@ def closed_firewall() -> Iterator[None]:
         yield
     finally:
         _guard["closed"] = False
-
-
-@pytest.fixture
-def run(tiny_devkit: Path, tmp_path: Path) -> Run:
-    profile = load_profile("smoke")
-    data = replace(profile.data, source="voc", devkit=str(tiny_devkit))
-    return Run(replace(profile, data=data), 0, tmp_path / "results")
 
 
 def train_and_infer(run: Run) -> None:

@@ -3,7 +3,6 @@
 import pickle
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 
 from wsseg_core import forward_backward
 from wsseg_core.artifacts import ArtifactStore
-from wsseg_core.classifier import new_classifier
 from wsseg_core.config import CrfConfig, SuperpixelCrfConfig, load_profile
 from wsseg_core.crf import dense_crf
 from wsseg_core.dcsm import ImageMaps, SavedMaps, Setting, dcsm_setting
@@ -30,9 +28,7 @@ from wsseg_core.forward_maps import (
     extract_score_maps,
     pixel_probabilities,
 )
-from wsseg_core.nets.folding import fold_batch_norm
 from wsseg_core.runs import Run
-from wsseg_core.saliency import prepare
 
 SIDE = 12
 CLASSES = [1, 3]  # the detected ones of 4, best first
@@ -189,18 +185,6 @@ def test_the_method_takes_its_values_from_the_profile() -> None:
     assert (alone.saliency, alone.foreground, alone.sizes, alone.prior) == (None, "complement", (128,), False)
     changed = forward_setting(profile, "zof", source="zoomout", superpixel_crf=profile.superpixel_crf)
     assert (changed.source, changed.superpixel_crf) == ("zoomout", profile.superpixel_crf)
-
-
-@pytest.fixture
-def run(tiny_devkit: Path, tmp_path: Path) -> Run:
-    profile = load_profile("smoke")
-    data = replace(profile.data, source="voc", devkit=str(tiny_devkit))
-    return Run(replace(profile, data=data), 0, tmp_path / "results")
-
-
-@pytest.fixture
-def model(run: Run) -> nn.Module:
-    return prepare(fold_batch_norm(new_classifier(run.profile.classifier, 3, seed=0)))
 
 
 def saved_maps(run: Run, model: nn.Module) -> SavedMaps:

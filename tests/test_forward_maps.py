@@ -1,8 +1,5 @@
 """Maps of the forward pass: worked out by hand, and as a network gives them."""
 
-from dataclasses import replace
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -11,8 +8,6 @@ from hypothesis import strategies as st
 from skimage.filters import threshold_otsu
 from torch import nn
 
-from wsseg_core.classifier import new_classifier
-from wsseg_core.config import load_profile
 from wsseg_core.data.transforms import resize_and_pad
 from wsseg_core.forward_maps import (
     CLASS_MAPS,
@@ -24,9 +19,7 @@ from wsseg_core.forward_maps import (
     image_level_prior,
     pixel_probabilities,
 )
-from wsseg_core.nets.folding import fold_batch_norm
 from wsseg_core.runs import Run
-from wsseg_core.saliency import prepare
 
 
 def test_probabilities_of_a_pixel_by_hand() -> None:
@@ -135,18 +128,6 @@ def test_probabilities_stay_in_the_unit_interval(pairs: list, rows: int, data: s
 def test_without_a_class_all_is_background(foreground: str) -> None:
     nothing = torch.zeros(0, 2, 3)
     torch.testing.assert_close(add_background(nothing, nothing, foreground), torch.ones(1, 2, 3))
-
-
-@pytest.fixture
-def run(tiny_devkit: Path, tmp_path: Path) -> Run:
-    profile = load_profile("smoke")
-    data = replace(profile.data, source="voc", devkit=str(tiny_devkit))
-    return Run(replace(profile, data=data), 0, tmp_path / "results")
-
-
-@pytest.fixture
-def model(run: Run) -> nn.Module:
-    return prepare(fold_batch_norm(new_classifier(run.profile.classifier, 3, seed=0)))
 
 
 def test_stored_score_maps_are_those_of_the_network(run: Run, model: nn.Module) -> None:

@@ -1,7 +1,7 @@
 """From CAMs to seeds, stage by stage on a tiny devkit; what can be worked out by hand is."""
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_tiny_devkit
-from torch import Tensor, nn
+from conftest import killed_at_call, write_tiny_devkit
+from torch import nn
 
 from wsseg_core import psa, runs
 from wsseg_core.affinity import affinity_labels, affinity_loss, propagate, with_background
@@ -176,18 +176,6 @@ def test_new_layers_learn_ten_times_as_fast_and_all_rates_fall_to_0(staged: Run)
     assert schedule.get_last_lr() == [0, 0]
 
 
-def killed_at_call(number: int) -> Callable[..., Tensor]:
-    calls = []
-
-    def loss(model: nn.Module, batch: tuple[Tensor, Tensor], radius: int) -> Tensor:
-        calls.append(batch)
-        if len(calls) == number:
-            raise RuntimeError("killed")
-        return affinity_loss(model, batch, radius)
-
-    return loss
-
-
 def test_a_killed_training_ends_where_an_uninterrupted_one_does(staged: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     curve, whole = train_affinity(staged), load_affinity(staged).state_dict()
     path = psa.checkpoint_path(staged)
@@ -195,7 +183,7 @@ def test_a_killed_training_ends_where_an_uninterrupted_one_does(staged: Run, mon
     path.unlink()
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(psa, "affinity_loss", killed_at_call(3))
+            patch.setattr(psa, "affinity_loss", killed_at_call(affinity_loss, 3))
             with pytest.raises(RuntimeError, match="killed"):
                 train_affinity(staged)
         with pytest.raises(WorkbookError, match=r"affinity.ckpt: training did not finish; run notebook 06_cam"):

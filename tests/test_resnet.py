@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import with_running_statistics
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
@@ -29,19 +30,6 @@ from wsseg_core.training import read_checkpoint
 def narrow(width: int = 4) -> FcnResNet18:
     torch.manual_seed(3)
     return FcnResNet18(5, width)
-
-
-def with_running_statistics(model: nn.Module) -> nn.Module:
-    """Batch norms whose statistics and scales are drawn at random, in evaluation mode."""
-    generator = torch.Generator().manual_seed(5)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for values, low, high in (
-                *((module.running_mean, -0.5, 0.5), (module.running_var, 0.5, 2.0)),
-                *((module.weight.data, 0.5, 1.5), (module.bias.data, -0.2, 0.5)),
-            ):
-                values.uniform_(low, high, generator=generator)
-    return model.eval()
 
 
 def some_images(height: int = 64, width: int = 96) -> Tensor:

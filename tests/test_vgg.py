@@ -1,5 +1,6 @@
 import pytest
 import torch
+from conftest import with_running_statistics
 from torch import Tensor, nn
 from torchvision.models import vgg16
 
@@ -10,18 +11,6 @@ from wsseg_core.nets.vgg import CONV_LAYERS, FcnVgg16, head_parameters, load_ima
 def narrow(batch_norm: bool = False, **arguments: int) -> FcnVgg16:
     torch.manual_seed(3)
     return FcnVgg16(4, width=2, batch_norm=batch_norm, fc_channels=6, fc6_kernel=3, **arguments)
-
-
-def with_running_statistics(model: FcnVgg16) -> FcnVgg16:
-    generator = torch.Generator().manual_seed(5)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for values, low, high in (
-                *((module.running_mean, -0.5, 0.5), (module.running_var, 0.5, 2.0)),
-                *((module.weight.data, 0.5, 1.5), (module.bias.data, -0.2, 0.5)),
-            ):
-                values.uniform_(low, high, generator=generator)
-    return model.eval()
 
 
 def layers_between(model: nn.Module, images: Tensor, last: str) -> Tensor:

@@ -10,11 +10,9 @@ from torch import nn
 
 from wsseg_core import zoomout
 from wsseg_core.artifacts import ArtifactStore
-from wsseg_core.classifier import new_classifier
 from wsseg_core.config import ZoomOutConfig, load_profile
 from wsseg_core.data.transforms import resize_and_pad, unpad
 from wsseg_core.errors import WorkbookError
-from wsseg_core.nets.folding import fold_batch_norm
 from wsseg_core.nets.vgg import FcnVgg16
 from wsseg_core.runs import Run
 from wsseg_core.saliency import prepare
@@ -46,11 +44,6 @@ def run(tiny_devkit: Path, tmp_path: Path) -> Run:
     data = replace(profile.data, source="voc", devkit=str(tiny_devkit))
     zoom = replace(profile.zoomout, compactness=CONFIG.compactness)
     return Run(replace(profile, data=data, zoomout=zoom), 0, tmp_path / "results")
-
-
-@pytest.fixture
-def model(run: Run) -> nn.Module:
-    return prepare(fold_batch_norm(new_classifier(run.profile.classifier, 3, seed=0)))
 
 
 def noise(height: int, width: int) -> np.ndarray:

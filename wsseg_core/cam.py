@@ -7,11 +7,11 @@ every class divided by its maximum over the image. The maps are seeds of what fo
 classes of an image alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from wsseg_core.artifacts import ArtifactStore
-from wsseg_core.classifier import LabelledImages, load_weights, make_optimizer, new_classifier
+from wsseg_core.classifier import LabelledImages, load_trained, make_optimizer, new_classifier
 from wsseg_core.config import CamConfig, ClassifierConfig
 from wsseg_core.data.transforms import resize_and_pad, unpad
 from wsseg_core.errors import WorkbookError
@@ -31,8 +31,6 @@ from wsseg_core.training import Hardware, Recipe, fit
 
 NOTEBOOK = "06_cam_and_pixel_affinity"
 SHARED = ("width", "batch_norm", "weights", "momentum", "flip", "precision")  # values that are the classifier's
-
-Network = TypeVar("Network", bound=nn.Module)
 
 
 def average_scores(score_map: Tensor) -> Tensor:
@@ -80,7 +78,7 @@ def train_cam(run: Run, devices: int = 1) -> list[dict[str, Any]]:
     """
     config, model = training_config(run), new_cam(run)
     ArtifactStore.create(checkpoint_path(run).parent, network_settings(run), NOTEBOOK)
-    optimizer, schedule = make_optimizer(config, list(model.parameters()), config.steps)
+    optimizer, schedule = make_optimizer(config, list(model.parameters()), config.steps, "cam")
     recipe = Recipe(
         loss=cam_loss,
         dataset=LabelledImages(run.devkit, run.train_ids, run.profile.cam.image_size, config, run.seed),
@@ -137,25 +135,7 @@ def load_cam(run: Run) -> CamVgg16:
     Raises:
         WorkbookError: not trained yet, not to its end, or under other settings.
     """
-    return load_trained(_random_cam(run), checkpoint_path(run), network_settings(run), run.profile.cam.steps)
-
-
-def load_trained(model: Network, path: Path, settings: Mapping[str, Any], steps: int) -> Network:
-    """Give a network the weights that notebook 06 trained, in place, and put it into evaluation mode.
-
-    Args:
-        model: of the right architecture.
-        path: of the checkpoint.
-        settings: under which it must have been trained.
-        steps: after which its training is over.
-
-    Raises:
-        WorkbookError: not trained yet, not to its end, or under other settings.
-    """
-    ArtifactStore.open(path.parent, NOTEBOOK, settings)
-    if load_weights(model, path)["step"] < steps:
-        raise WorkbookError(f"{path}: training did not finish; run notebook {NOTEBOOK} again, it will resume")
-    return model.eval()
+    return load_trained(_random_cam(run), checkpoint_path(run), network_settings(run), run.profile.cam.steps, NOTEBOOK)
 
 
 def input_sizes(config: CamConfig) -> tuple[int, ...]:

@@ -4,17 +4,18 @@ A fully convolutional network, VGG-16 in the paper, scores every position of an 
 the score of the class, and a sigmoid cross entropy compares it with the label. Nothing here knows where an object is.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -26,9 +27,10 @@ from wsseg_core.data.voc import VocDevkit
 from wsseg_core.errors import WorkbookError
 from wsseg_core.nets.architectures import architecture_of
 from wsseg_core.runs import Run
-from wsseg_core.training import Hardware, Key, Recipe, fit, read_checkpoint
+from wsseg_core.training import Hardware, Key, Recipe, fit, new_optimizer, read_checkpoint
 
 NOTEBOOK = "01_training"
+Network = TypeVar("Network", bound=nn.Module)
 STRIDE = 32  # of the score map; training sizes are multiples of it
 
 
@@ -206,26 +208,27 @@ def load_weights(model: nn.Module, path: Path) -> dict[str, Any]:
 
 
 def make_optimizer(
-    config: ClassifierConfig, parameters: list[nn.Parameter], steps: int
+    config: ClassifierConfig, parameters: list[nn.Parameter], steps: int, stage: str = "classifier"
 ) -> tuple[Optimizer, LRScheduler]:
     """SGD at a constant rate (DCSM 4.2), or AdamW in one cycle, which trains from scratch in minutes.
+
+    Args:
+        config: optimiser, schedule and their values.
+        parameters: to train.
+        steps: of the optimiser in all.
+        stage: table of the profile that the values are from.
 
     Raises:
         WorkbookError: an unknown optimiser or schedule.
     """
-    rate, decay = config.learning_rate, config.weight_decay
-    optimizer: Optimizer
-    if config.optimizer == "sgd":
-        optimizer = SGD(parameters, rate, momentum=config.momentum, weight_decay=decay)
-    elif config.optimizer == "adamw":
-        optimizer = AdamW(parameters, rate, weight_decay=decay)
-    else:
-        raise WorkbookError(f"classifier.optimizer {config.optimizer!r} is unknown; use 'sgd' or 'adamw'")
+    rate = config.learning_rate
+    group = {"params": parameters, "lr": rate}
+    optimizer = new_optimizer(config.optimizer, [group], config.momentum, config.weight_decay, stage)
     if config.schedule == "constant":
         return optimizer, LambdaLR(optimizer, _constant)
     if config.schedule == "one_cycle":
         return optimizer, OneCycleLR(optimizer, rate, total_steps=steps + 1)
-    raise WorkbookError(f"classifier.schedule {config.schedule!r} is unknown; use 'constant' or 'one_cycle'")
+    raise WorkbookError(f"{stage}.schedule {config.schedule!r} is unknown; use 'constant' or 'one_cycle'")
 
 
 def _constant(step: int) -> float:
@@ -238,12 +241,27 @@ def load_classifier(run: Run) -> nn.Module:
     Raises:
         WorkbookError: not trained yet, not to its end, or under other settings.
     """
-    path = checkpoint_path(run)
-    ArtifactStore.open(path.parent, NOTEBOOK, classifier_settings(run))
     config = replace(run.profile.classifier, weights="random")
     model = new_classifier(config, run.devkit.num_classes, run.seed)
-    if load_weights(model, path)["step"] < config.steps:
-        raise WorkbookError(f"{path}: training did not finish; run notebook {NOTEBOOK} again, it will resume")
+    return load_trained(model, checkpoint_path(run), classifier_settings(run), config.steps, NOTEBOOK)
+
+
+def load_trained(model: Network, path: Path, settings: Mapping[str, Any], steps: int, made_by: str) -> Network:
+    """Give a network of this workbook the weights of its training, in place, and put it into evaluation mode.
+
+    Args:
+        model: of the right architecture.
+        path: of the checkpoint.
+        settings: under which it must have been trained.
+        steps: after which its training is over.
+        made_by: the notebook that trains it.
+
+    Raises:
+        WorkbookError: not trained yet, not to its end, or under other settings.
+    """
+    ArtifactStore.open(path.parent, made_by, settings)
+    if load_weights(model, path)["step"] < steps:
+        raise WorkbookError(f"{path}: training did not finish; run notebook {made_by} again, it will resume")
     return model.eval()
 
 

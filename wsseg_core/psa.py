@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from wsseg_core.affinity import NEUTRAL, affinity_labels, affinity_loss, propagate, with_background
 from wsseg_core.artifacts import ArtifactStore
-from wsseg_core.cam import NOTEBOOK, load_cams, load_trained, map_settings, open_cams, training_config
-from wsseg_core.classifier import classifier_settings, load_classifier, make_optimizer, new_classifier
+from wsseg_core.cam import NOTEBOOK, load_cams, map_settings, open_cams, training_config
+from wsseg_core.classifier import classifier_settings, load_classifier, load_trained, new_classifier
 from wsseg_core.config import ClassifierConfig, CrfConfig
 from wsseg_core.crf import DenseCrf
 from wsseg_core.data.transforms import normalise
@@ -33,7 +33,7 @@ from wsseg_core.nets.affinity import AffinityNet
 from wsseg_core.nets.vgg import FcnVgg16
 from wsseg_core.parallel import parallel_map
 from wsseg_core.runs import Run
-from wsseg_core.training import Hardware, Key, Recipe, fit
+from wsseg_core.training import Hardware, Key, Recipe, fit, new_optimizer
 
 NEW_LAYERS = 10  # how many times faster than the backbone they learn, in the released code
 DECAY = 0.9  # power of the polynomial by which its learning rates fall to 0
@@ -175,9 +175,11 @@ def _training_config(run: Run) -> ClassifierConfig:
 
 def make_affinity_optimizer(config: ClassifierConfig, model: AffinityNet) -> tuple[Optimizer, LRScheduler]:
     """New layers learn ten times as fast as the backbone; both rates fall as (1 − step / steps)^0.9, as released."""
-    optimizer, _ = make_optimizer(replace(config, schedule="constant"), list(model.backbone.parameters()), config.steps)
-    new = [*model.embeddings.parameters(), *model.mix.parameters()]
-    optimizer.add_param_group({"params": new, "lr": NEW_LAYERS * config.learning_rate})
+    groups = [
+        {"params": list(model.backbone.parameters()), "lr": config.learning_rate},
+        {"params": [*model.embeddings.parameters(), *model.mix.parameters()], "lr": NEW_LAYERS * config.learning_rate},
+    ]
+    optimizer = new_optimizer(config.optimizer, groups, config.momentum, config.weight_decay, "cam")
     return optimizer, LambdaLR(optimizer, lambda step: (1 - step / config.steps) ** DECAY)
 
 
@@ -209,7 +211,7 @@ def load_affinity(run: Run) -> AffinityNet:
     """
     config = replace(run.profile.classifier, weights="random")
     model = _affinity_net(run, new_classifier(config, run.devkit.num_classes, run.seed))
-    return load_trained(model, checkpoint_path(run), network_settings(run), run.profile.affinity.steps)
+    return load_trained(model, checkpoint_path(run), network_settings(run), run.profile.affinity.steps, NOTEBOOK)
 
 
 def extract_walks(run: Run, model: AffinityNet, ids: Sequence[str]) -> ArtifactStore:

@@ -177,7 +177,7 @@ class _MaxPool2dGradient(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
+        pass  # torch asks for it where there is a vmap; nobody differentiates a gradient twice, so nothing is kept
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, gradients: Tensor, *pool: Any) -> tuple[Tensor, int]:

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import PolynomialLR
 from torch.utils.data import Dataset
 
 from wsseg_core.artifacts import ArtifactStore
-from wsseg_core.classifier import classifier_settings, load_classifier, load_weights, new_classifier
+from wsseg_core.classifier import classifier_settings, load_classifier, load_trained, new_classifier
 from wsseg_core.config import SegmentationConfig
 from wsseg_core.data.transforms import normalise
 from wsseg_core.data.voc import VOID, VocDevkit
@@ -33,7 +33,7 @@ from wsseg_core.errors import WorkbookError
 from wsseg_core.nets.folding import fold_batch_norm
 from wsseg_core.nets.segmentation import SegmentationNet, resize_masks, segmentation_loss
 from wsseg_core.runs import Run
-from wsseg_core.training import Hardware, Key, Recipe, fit
+from wsseg_core.training import Hardware, Key, Recipe, fit, new_optimizer
 
 HEAD_RATE = 10  # learning rate of the head / of the encoder (PSA, SSDD)
 MOMENTUM = 0.9
@@ -182,18 +182,12 @@ def poly_optimizer(config: SegmentationConfig, model: SegmentationNet) -> tuple[
     Raises:
         WorkbookError: an unknown optimiser.
     """
-    rate, decay = config.learning_rate, config.weight_decay
+    rate = config.learning_rate
     groups = [
         {"params": list(model.encoder.parameters()), "lr": rate},
         {"params": list(model.head.parameters()), "lr": HEAD_RATE * rate},
     ]
-    optimizer: Optimizer
-    if config.optimizer == "sgd":
-        optimizer = SGD(groups, momentum=MOMENTUM, weight_decay=decay)
-    elif config.optimizer == "adamw":
-        optimizer = AdamW(groups, weight_decay=decay)
-    else:
-        raise WorkbookError(f"segmentation.optimizer {config.optimizer!r} is unknown; use 'sgd' or 'adamw'")
+    optimizer = new_optimizer(config.optimizer, groups, MOMENTUM, config.weight_decay, "segmentation")
     return optimizer, PolynomialLR(optimizer, config.steps, POLY_POWER)
 
 
@@ -208,12 +202,10 @@ def load_segmentation(run: Run, name: str, made_by: str) -> SegmentationNet:
     Raises:
         WorkbookError: not trained yet, not to its end, or under other settings.
     """
-    ArtifactStore.open(network_folder(run, name), made_by, network_settings(run))
-    path, config = checkpoint_path(run, name), replace(run.profile.classifier, weights="random")
+    config = replace(run.profile.classifier, weights="random")
     model = _new_network(run, new_classifier(config, run.devkit.num_classes, run.seed))
-    if load_weights(model, path)["step"] < run.profile.segmentation.steps:
-        raise WorkbookError(f"{path}: training did not finish; run notebook {made_by} again, it will resume")
-    return model.eval()
+    steps = run.profile.segmentation.steps
+    return load_trained(model, checkpoint_path(run, name), network_settings(run), steps, made_by)
 
 
 def checkpoint_path(run: Run, name: str) -> Path:

@@ -6,7 +6,7 @@ and its step, and a run that was killed continues as if it had not been.
 """
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
@@ -135,6 +135,28 @@ def fit(model: nn.Module, recipe: Recipe, checkpoint: Path, hardware: Hardware, 
         _run(fabric, model, recipe, state, checkpoint, hardware.workers, description)
     model.to("cpu").to(memory_format=torch.contiguous_format)
     return state["history"]
+
+
+def new_optimizer(
+    kind: str, groups: Sequence[dict[str, Any]], momentum: float, weight_decay: float, stage: str
+) -> Optimizer:
+    """SGD or AdamW.
+
+    Args:
+        kind: "sgd" or "adamw".
+        groups: of parameters, `params`, each with its learning rate, `lr`.
+        momentum: of SGD.
+        weight_decay: of all groups.
+        stage: table of the profile that names the optimiser.
+
+    Raises:
+        WorkbookError: another optimiser.
+    """
+    if kind == "sgd":
+        return SGD(groups, momentum=momentum, weight_decay=weight_decay)
+    if kind == "adamw":
+        return AdamW(groups, weight_decay=weight_decay)
+    raise WorkbookError(f"{stage}.optimizer {kind!r} is unknown; use 'sgd' or 'adamw'")
 
 
 def make_fabric(hardware: Hardware) -> "Fabric":
