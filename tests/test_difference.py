@@ -8,15 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from wsseg_core.config import DifferenceConfig
 from wsseg_core.difference import (
-    SEED,
-    TRAINING,
     Biases,
     change_target,
     collapsed,
     difference_loss,
     map_loss,
     refine,
+    seed_biases,
+    training_biases,
 )
 from wsseg_core.errors import WorkbookError
 from wsseg_core.nets.difference import DifferenceDetector
@@ -27,6 +28,7 @@ CLASSES = 3
 VOID = 255
 KNOWLEDGE = torch.tensor([[[0, 1], [1, VOID]]])
 ADVICE = torch.tensor([[[0, 0], [1, 2]]])
+TRAINING, SEED = training_biases(DifferenceConfig()), seed_biases(DifferenceConfig())
 NO_BIAS = Biases(advice=0, background=0, survival=0)
 
 labels_of_pixels = st.sampled_from([0, 1, 2, 3, VOID])
@@ -196,7 +198,7 @@ def test_shapes_that_do_not_belong_together_are_refused():
     with pytest.raises(WorkbookError, match="masks of 1 images, but values of 2"):
         collapsed(KNOWLEDGE, ADVICE, torch.ones(2, CLASSES))
     with pytest.raises(WorkbookError, match="masks of 1 images, but values of 2"):
-        refine(KNOWLEDGE, ADVICE, *torch.zeros(2, 1, 2, 2), shrunk(images=2))
+        refine(KNOWLEDGE, ADVICE, *torch.zeros(2, 1, 2, 2), shrunk(images=2), SEED)
 
 
 @pytest.mark.parametrize("wrong", [KNOWLEDGE + 3, KNOWLEDGE.float(), KNOWLEDGE[0]])
@@ -204,7 +206,7 @@ def test_bad_masks_are_refused(wrong):
     with pytest.raises(WorkbookError, match="masks"):
         collapsed(wrong, wrong, torch.ones(len(wrong), CLASSES))
     with pytest.raises(WorkbookError, match="masks"):
-        refine(wrong, wrong, *torch.zeros(2, len(wrong), 2, 2), shrunk(images=len(wrong)))
+        refine(wrong, wrong, *torch.zeros(2, len(wrong), 2, 2), shrunk(images=len(wrong)), SEED)
 
 
 def test_the_label_that_is_less_likely_to_change_wins():
@@ -233,21 +235,21 @@ def test_the_bias_of_the_background_is_for_whoever_says_it():
 def test_a_collapsing_class_survives_in_both_masks():
     knowledge, advice = row(1, 1, 0, 2), row(0, 2, 1, 0)
     d_k, d_a = logit(0.7, 0.7, 0.1, 0.7), logit(0.2, 0.2, 0.9, 0.2)  # against class 1 everywhere
-    assert refine(knowledge, advice, d_k, d_a, shrunk()).mask.tolist() == [[[0, 2, 0, 0]]]
-    result = refine(knowledge, advice, d_k, d_a, shrunk(1))
+    assert refine(knowledge, advice, d_k, d_a, shrunk(), TRAINING).mask.tolist() == [[[0, 2, 0, 0]]]
+    result = refine(knowledge, advice, d_k, d_a, shrunk(1), TRAINING)
     assert result.mask.tolist() == [[[1, 1, 1, 0]]]
     torch.testing.assert_close(result.confidence, torch.tensor([[[-0.1, -0.1, 0.6, 0.9]]]))
 
 
 def test_the_survival_bias_is_no_veto_and_cancels_between_two_collapsing_classes():
-    assert refine(row(1), row(0), logit(0.9), logit(0.1), shrunk(1)).mask.item() == 0
-    result = refine(row(1), row(2), logit(0.5), logit(0.5), shrunk(1, 2))
+    assert refine(row(1), row(0), logit(0.9), logit(0.1), shrunk(1), TRAINING).mask.item() == 0
+    result = refine(row(1), row(2), logit(0.5), logit(0.5), shrunk(1, 2), TRAINING)
     assert result.confidence.item() == pytest.approx(TRAINING.advice)
 
 
 def test_where_one_mask_is_void_the_other_decides():
     knowledge, advice = row(VOID, 1, VOID), row(2, VOID, VOID)
-    result = refine(knowledge, advice, logit(0.1, 0.9, 0.5), logit(0.9, 0.1, 0.5), shrunk())
+    result = refine(knowledge, advice, logit(0.1, 0.9, 0.5), logit(0.9, 0.1, 0.5), shrunk(), TRAINING)
     assert result.mask.tolist() == [[[2, 1, VOID]]]
     assert not result.confidence.any()
 
@@ -255,8 +257,8 @@ def test_where_one_mask_is_void_the_other_decides():
 def test_a_class_that_vanishes_in_the_advice_is_kept_from_the_knowledge():
     knowledge, advice = torch.tensor([[[0, 1], [1, 1]]]), torch.zeros(1, 2, 2, dtype=torch.int64)
     flags = collapsed(knowledge, advice, torch.tensor([[1, 0, 0]]))
-    assert torch.equal(refine(knowledge, advice, *torch.zeros(2, 1, 2, 2), flags).mask, knowledge)
-    assert torch.equal(refine(knowledge, advice, *torch.zeros(2, 1, 2, 2), shrunk()).mask, advice)
+    assert torch.equal(refine(knowledge, advice, *torch.zeros(2, 1, 2, 2), flags, TRAINING).mask, knowledge)
+    assert torch.equal(refine(knowledge, advice, *torch.zeros(2, 1, 2, 2), shrunk(), TRAINING).mask, advice)
 
 
 def test_an_image_without_foreground_label_stays_in_the_loss():

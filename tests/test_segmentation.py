@@ -164,14 +164,15 @@ def labelled(run: Run, tmp_path: Path, image_id: str, crop: int) -> PseudoLabell
     store = ArtifactStore.create(tmp_path / "bright", {}, NOTEBOOK)
     store.save(image_id, mask=(image[..., 0] > 127).astype(np.uint8))
     ratio = max(image.shape) / crop
-    return PseudoLabelled(run.devkit, [image_id], store, replace(CONFIG, crop=crop, resize_range=(ratio, ratio)), 0)
+    return PseudoLabelled(run.devkit, [image_id], [store], replace(CONFIG, crop=crop, resize_range=(ratio, ratio)), 0)
 
 
 def test_image_and_mask_are_cut_padded_and_mirrored_together(trained: Run, tmp_path: Path):
     image_id = trained.train_ids[0]  # 32×48
     images = labelled(trained, tmp_path, image_id, crop=40)  # cut along the width, padded along the height
     for step in range(8):
-        image, mask = images[step, 0]
+        image, masks, _ = images[step, 0]
+        mask = masks[0]
         inside = mask != VOID
         assert image.shape == (3, 40, 40)
         assert mask.dtype == torch.uint8
@@ -186,7 +187,7 @@ def test_an_image_that_fits_is_only_mirrored(trained: Run, tmp_path: Path):
     original = normalise(trained.devkit.image(SQUARE))
     seen = set()
     for step in range(12):
-        image, _ = images[step, 0]
+        image, _, _ = images[step, 0]
         mirrored = not torch.allclose(image, original, atol=1e-5)
         torch.testing.assert_close(image, original.flip(2) if mirrored else original, rtol=0, atol=1e-5)
         seen.add(mirrored)
@@ -195,15 +196,15 @@ def test_an_image_that_fits_is_only_mirrored(trained: Run, tmp_path: Path):
 
 def test_the_longest_side_is_scaled_to_the_crop(trained: Run):
     config = replace(CONFIG, crop=24, resize_range=(0.5, 0.5))
-    images = PseudoLabelled(trained.devkit, trained.train_ids, seeds_of(trained), config, 0)
-    image, _ = images[0, 0]  # 32×48 becomes 8×12
+    images = PseudoLabelled(trained.devkit, trained.train_ids, [seeds_of(trained)], config, 0)
+    image, _, _ = images[0, 0]  # 32×48 becomes 8×12
     occupied = (image != 0).any(0)
     assert (occupied.any(1).sum(), occupied.any(0).sum()) == (8, 12)
 
 
 def test_augmentation_depends_on_seed_step_and_image_alone(trained: Run):
     images, others = (
-        PseudoLabelled(trained.devkit, trained.train_ids, seeds_of(trained), CONFIG, seed) for seed in (0, 1)
+        PseudoLabelled(trained.devkit, trained.train_ids, [seeds_of(trained)], CONFIG, seed) for seed in (0, 1)
     )
     first = images[3, 2]
     images[4, 0]
@@ -249,7 +250,7 @@ def test_a_killed_training_ends_with_the_same_weights(trained: Run, run: Run, mo
     shutil.rmtree(run.artifacts("segmentation"))
     honest = PseudoLabelled.__getitem__
 
-    def killed(self: PseudoLabelled, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def killed(self: PseudoLabelled, key: tuple[int, int]) -> tuple[Tensor, ...]:
         if key[0] == 2:
             raise KeyboardInterrupt
         return honest(self, key)
@@ -328,7 +329,7 @@ def test_masks_that_are_all_void_are_refused_but_one_may_be(run: Run):
 def test_a_mask_of_another_size_than_its_image_is_named(run: Run):
     masks = seeds_of(run)
     masks.save(run.train_ids[0], mask=np.zeros((48, 32), np.uint8))
-    images = PseudoLabelled(run.devkit, run.train_ids, masks, CONFIG, 0)
+    images = PseudoLabelled(run.devkit, run.train_ids, [masks], CONFIG, 0)
     with pytest.raises(WorkbookError) as error:
         images[0, 0]
     assert "2007_000001.safetensors: the mask is (48, 32), its image (32, 48)" in only_line(error)
@@ -497,7 +498,7 @@ def test_networks_start_alike_whatever_was_drawn_before(run: Run):
 def test_a_network_over_another_architecture(run: Run):
     classifier = replace(NARROW, architecture="resnet18")
     torch.manual_seed(0)
-    network = segmentation._new_network(run, new_classifier(classifier, 3, seed=0))
+    network = segmentation.new_network(run, new_classifier(classifier, 3, seed=0))
     assert predict(network.eval(), noise(20, 30), [32]).shape == (4, 20, 30)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
 

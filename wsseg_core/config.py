@@ -235,6 +235,29 @@ class SegmentationConfig:
     batch_size: int = 8
     steps: int = 20_000  # SSDD: 16 epochs
     scales: tuple[float, ...] = (0.75, 1.0, 1.25)  # of inference, each also mirrored
+    supervised: bool = False  # also train on true masks, as an upper bound: the one place where training reads them
+
+
+@dataclass(frozen=True)
+class DifferenceConfig:
+    """Difference detection (notebooks 07 and 08), Shimoda & Yanai, ICCV 2019 (SSDD); its released code's values.
+
+    The biases are probabilities: see `wsseg_core.difference.Biases`.
+    """
+
+    channels: int = 256  # inside the detector
+    training_advice: float = 0.4  # bias of the advice wherever masks are refined to be learnt from at once
+    seed_advice: float = 0.1  # the same where the refined masks become the seed of the dynamic stage
+    seed_background: float = 0.1  # bias of the background there
+
+
+@dataclass(frozen=True)
+class DynamicConfig:
+    """The dynamic stage of SSDD (notebook 08); what is not here is as in SegmentationConfig."""
+
+    resize_range: tuple[float, float] = (1.15, 1.71)  # ratio to the crop of the longest side: 512 to 768
+    learning_rate: float = 1e-3  # of the encoder; heads and detectors learn ten times faster
+    steps: int = 54_000  # SSDD: 41 epochs
 
 
 @dataclass(frozen=True)
@@ -289,6 +312,8 @@ class Profile:
     affinity: AffinityConfig = field(default_factory=AffinityConfig)
     seed_crf: SeedCrfConfig = field(default_factory=SeedCrfConfig)
     segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
+    difference: DifferenceConfig = field(default_factory=DifferenceConfig)
+    dynamic: DynamicConfig = field(default_factory=DynamicConfig)
     sweeps: SweepConfig = field(default_factory=SweepConfig)
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wsseg_core.config import DifferenceConfig
 from wsseg_core.data.voc import VOID
 from wsseg_core.errors import WorkbookError
 from wsseg_core.nets.segmentation import check_masks
@@ -24,21 +25,27 @@ MIN_SHARE = 0.5  # of its area in K that a class must keep in A; the threshold o
 
 @dataclass(frozen=True)
 class Biases:
-    """What is added to the confidence in the advice, in probabilities; values of the authors' code.
+    """What is added to the confidence in the advice, in probabilities; see `refine`.
 
     Attributes:
         advice: b̂, the head start of the advice.
         background: b^0, in favour of the mask that says background.
-        survival: b^c of a class that collapses from K to A, in favour of the mask that says this class.
+        survival: b^c of a class that collapses from K to A, in favour of the mask that says this class (authors' code).
     """
 
-    advice: float = 0.4
+    advice: float
     background: float = 0.0
     survival: float = 1.0
 
 
-TRAINING = Biases()  # while the modules are trained, in both stages
-SEED = Biases(advice=0.1, background=0.1)  # when the static result becomes the seed of the dynamic stage
+def training_biases(config: DifferenceConfig) -> Biases:
+    """Those of masks that are learnt from at once, in the dynamic stage."""
+    return Biases(config.training_advice)
+
+
+def seed_biases(config: DifferenceConfig) -> Biases:
+    """Those of the static result, which becomes the seed of the dynamic stage."""
+    return Biases(config.seed_advice, config.seed_background)
 
 
 class Change(NamedTuple):
@@ -155,7 +162,7 @@ def _mean_where(values: Tensor, selected: Tensor) -> Tensor:
 
 @torch.no_grad()
 def refine(
-    knowledge: Tensor, advice: Tensor, logits_k: Tensor, logits_a: Tensor, shrunk: Tensor, biases: Biases = TRAINING
+    knowledge: Tensor, advice: Tensor, logits_k: Tensor, logits_a: Tensor, shrunk: Tensor, biases: Biases
 ) -> Refinement:
     """Take at every pixel the label of K or that of A, whichever is less likely to change.
 

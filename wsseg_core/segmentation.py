@@ -48,45 +48,60 @@ class PseudoLabelled(Dataset):
     second time (PSA's recipe, which SSDD shares). All of it depends on (seed, step, index) alone.
 
     Args:
-        devkit: where the images are.
+        devkit: where the images and their labels are.
         ids: of the images.
-        masks: of every image `mask`, uint8 (H, W) at the size of the image, 0..C or 255 for void.
+        masks: one store for each kind of masks. Of every image `mask`, uint8 (H, W) at the size of the image, 0..C or
+            255 for void.
         config: crop and range.
         seed: of the augmentation.
     """
 
     def __init__(
-        self, devkit: VocDevkit, ids: Sequence[str], masks: ArtifactStore, config: SegmentationConfig, seed: int
+        self,
+        devkit: VocDevkit,
+        ids: Sequence[str],
+        masks: Sequence[ArtifactStore],
+        config: SegmentationConfig,
+        seed: int,
     ) -> None:
         self.devkit, self.ids, self.masks, self.config, self.seed = devkit, ids, masks, config, seed
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
-        """Image, float32 (3, crop, crop), normalised, and mask, uint8 (crop, crop).
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor, Tensor]:
+        """An image, its masks and its labels, all of them augmented alike.
+
+        Returns:
+            Image, float32 (3, crop, crop), normalised; masks, uint8 (M, crop, crop) for M kinds; image-level labels,
+            bool (C,), also of what lies outside of the crop.
 
         Raises:
-            WorkbookError: the image has no mask, or one of another size.
+            WorkbookError: the image has no mask of a kind, or one of another size.
         """
         step, index = key
-        image, mask = self._read(self.ids[index])
+        image_id = self.ids[index]
+        image = self.devkit.image(image_id)
+        masks = torch.stack([self._mask(store, image_id, image.shape[:2]) for store in self.masks])
         rng = np.random.default_rng([self.seed, step, index])
-        ratio = self.config.crop * rng.uniform(*self.config.resize_range) / max(mask.shape)
-        height, width = (max(1, round(side * ratio)) for side in mask.shape)
+        ratio = self.config.crop * rng.uniform(*self.config.resize_range) / max(image.shape)
+        height, width = (max(1, round(side * ratio)) for side in image.shape[:2])
         padding = crop_padding((height, width), self.config.crop, rng)
         pixels = F.pad(scaled(image, (height, width)), padding)  # with 0, after normalisation the mean colour
-        labels = F.pad(resize_masks(torch.from_numpy(mask)[None], (height, width))[0], padding, value=VOID)
-        return (pixels.flip(2), labels.flip(1)) if rng.random() < 0.5 else (pixels, labels)
+        masks = F.pad(resize_masks(masks, (height, width)), padding, value=VOID)
+        if rng.random() < 0.5:
+            pixels, masks = pixels.flip(2), masks.flip(2)
+        return pixels, masks, torch.from_numpy(self.devkit.labels(image_id) > 0)
 
-    def _read(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
-        image, mask = self.devkit.image(image_id), self.masks.load(image_id)["mask"]
-        if mask.shape != image.shape[:2]:
+    @staticmethod
+    def _mask(store: ArtifactStore, image_id: str, size: tuple[int, ...]) -> Tensor:
+        mask = store.load(image_id)["mask"]
+        if mask.shape != size:
             raise WorkbookError(
-                f"{self.masks.path(image_id)}: the mask is {mask.shape}, its image {image.shape[:2]}; "
-                f"run notebook {self.masks.record['made_by']} again"
+                f"{store.path(image_id)}: the mask is {mask.shape}, its image {size}; "
+                f"run notebook {store.record['made_by']} again"
             )
-        return image, mask
+        return torch.from_numpy(mask)
 
 
 def crop_padding(size: tuple[int, int], crop: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
@@ -135,14 +150,14 @@ def train_segmentation(
         WorkbookError: no classifier, an image without a mask, or masks that are void everywhere.
     """
     config, common = run.profile.segmentation, run.profile.classifier
-    _check_labels(masks, run.train_ids)
+    check_pseudo_labels(masks, run.train_ids)
     settings = network_settings(run) | {"masks": masks.record}
     ArtifactStore.create(network_folder(run, name), settings, made_by)
-    model = _new_network(run, load_classifier(run))
+    model = new_network(run, load_classifier(run))
     optimizer, schedule = poly_optimizer(config, model)
     recipe = Recipe(
         loss=_loss,
-        dataset=PseudoLabelled(run.devkit, run.train_ids, masks, config, run.seed),
+        dataset=PseudoLabelled(run.devkit, run.train_ids, [masks], config, run.seed),
         optimizer=optimizer,
         schedule=schedule,
         steps=config.steps,
@@ -155,7 +170,7 @@ def train_segmentation(
     return fit(model, recipe, checkpoint_path(run, name), hardware, f"training {name}")
 
 
-def _check_labels(masks: ArtifactStore, ids: Sequence[str]) -> None:
+def check_pseudo_labels(masks: ArtifactStore, ids: Sequence[str]) -> None:
     """Refuse masks that would stop the training on its way, or teach nothing; a few that are all void do no harm."""
     remedy = f"run notebook {masks.record['made_by']} again"
     if missing := masks.missing(ids):
@@ -166,7 +181,7 @@ def _check_labels(masks: ArtifactStore, ids: Sequence[str]) -> None:
         raise WorkbookError(f"{masks.folder}: every pixel of every mask is void, which teaches nothing; {remedy}")
 
 
-def _new_network(run: Run, classifier: nn.Module) -> SegmentationNet:
+def new_network(run: Run, classifier: nn.Module) -> SegmentationNet:
     """The network over the convolutions of a classifier; its head starts at random."""
     config = run.profile.segmentation
     torch.manual_seed(run.seed)
@@ -191,9 +206,9 @@ def poly_optimizer(config: SegmentationConfig, model: SegmentationNet) -> tuple[
     return optimizer, PolynomialLR(optimizer, config.steps, POLY_POWER)
 
 
-def _loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    images, masks = batch
-    return segmentation_loss(model(images.to(memory_format=torch.channels_last)).scores, masks)
+def _loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    images, masks, _ = batch
+    return segmentation_loss(model(images.to(memory_format=torch.channels_last)).scores, masks[:, 0])
 
 
 def load_segmentation(run: Run, name: str, made_by: str) -> SegmentationNet:
@@ -203,7 +218,7 @@ def load_segmentation(run: Run, name: str, made_by: str) -> SegmentationNet:
         WorkbookError: not trained yet, not to its end, or under other settings.
     """
     config = replace(run.profile.classifier, weights="random")
-    model = _new_network(run, new_classifier(config, run.devkit.num_classes, run.seed))
+    model = new_network(run, new_classifier(config, run.devkit.num_classes, run.seed))
     steps = run.profile.segmentation.steps
     return load_trained(model, checkpoint_path(run, name), network_settings(run), steps, made_by)
 
@@ -222,5 +237,5 @@ def network_folder(run: Run, name: str) -> Path:
 def network_settings(run: Run) -> dict[str, Any]:
     """What every network depends on; its masks come on top."""
     config = asdict(run.profile.segmentation)
-    del config["scales"]
+    del config["scales"], config["supervised"]
     return run.settings("segmentation", classifier=classifier_settings(run), segmentation=config)
