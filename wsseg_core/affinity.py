@@ -133,7 +133,7 @@ def affinity_loss(model: nn.Module, batch: tuple[Tensor, Tensor], radius: int = 
 
 
 @torch.inference_mode()
-def propagate(
+def walk(
     model: AffinityNet,
     image: np.ndarray,
     cam: Tensor,
@@ -154,7 +154,7 @@ def propagate(
         radius: of the neighbourhood, positions of the features.
 
     Returns:
-        float32 (1 + K, H, W) in [0, 1] on the model's device, background first: arg-max gives the mask.
+        float32 (1 + K, h, w) in [0, 1] at the positions of the features, on the model's device, background first.
 
     Raises:
         WorkbookError: CAMs of another size or outside [0, 1], or an alpha, beta or radius that makes no sense.
@@ -168,9 +168,22 @@ def propagate(
     scores = F.avg_pool2d(with_background(cam, alpha).to(features), model.stride, ceil_mode=True)
     h, w = features.shape[-2:]
     transition = transition_matrix(affinities(features, radius), h, w, radius, beta)
-    walked = random_walk(transition, scores, steps)
-    upsampled = F.interpolate(walked[None], scale_factor=model.stride, mode="bilinear")[0]
-    return upsampled[:, :height, :width].clamp(0, 1)  # rounding may leave the range by a hair
+    return random_walk(transition, scores, steps)
+
+
+def upsample(walked: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    """What `walk` gave, at every pixel of its image: arg-max gives the mask.
+
+    Args:
+        walked: float (1 + K, h, w).
+        stride: pixels a position.
+        size: (H, W) of the image.
+
+    Returns:
+        float32 (1 + K, H, W) in [0, 1].
+    """
+    whole = F.interpolate(walked[None].float(), scale_factor=stride, mode="bilinear")[0]
+    return whole[:, : size[0], : size[1]].clamp(0, 1)  # rounding may leave the range by a hair
 
 
 def _mean(costs: Tensor, chosen: Tensor) -> Tensor:

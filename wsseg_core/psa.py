@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from wsseg_core.affinity import NEUTRAL, affinity_labels, affinity_loss, propagate, with_background
+from wsseg_core.affinity import NEUTRAL, affinity_labels, affinity_loss, walk, with_background
 from wsseg_core.artifacts import ArtifactStore
 from wsseg_core.cam import NOTEBOOK, load_cams, map_settings, open_cams, training_config
 from wsseg_core.classifier import classifier_settings, load_classifier, load_trained, new_classifier
@@ -224,8 +224,7 @@ def extract_walks(run: Run, model: AffinityNet, ids: Sequence[str]) -> ArtifactS
 
     Returns:
         The store. Of every image: `classes`, int64 (K,), and `walked`, float16 (1 + K, h, w) in [0, 1], the background
-        first, at the resolution of the walk. Up-sampled again, about one pixel in 700 has another label than
-        `propagate` gave it (toy scenes).
+        first, at the positions of the network (`affinity.upsample`).
 
     Raises:
         WorkbookError: there are no CAMs, or they were made under other settings.
@@ -236,10 +235,8 @@ def extract_walks(run: Run, model: AffinityNet, ids: Sequence[str]) -> ArtifactS
     for image_id in tqdm(store.missing(ids), desc="random walks", mininterval=1.0):
         image = run.devkit.image(image_id)
         classes, cam = load_cams(cams, image_id, image.shape[:2])
-        walked = propagate(model, image, cam, *values)
-        grid = [-(-side // model.stride) for side in image.shape[:2]]
-        small = F.interpolate(walked[None], grid, mode="bilinear")[0]  # the pixels next to the centres of the positions
-        store.save(image_id, classes=classes, walked=small.half().cpu().numpy())
+        walked = walk(model, image, cam, *values)
+        store.save(image_id, classes=classes, walked=walked.half().cpu().numpy())
     return store
 
 

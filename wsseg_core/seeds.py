@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from wsseg_core.affinity import with_background
+from wsseg_core.affinity import upsample, with_background
 from wsseg_core.artifacts import ArtifactStore
 from wsseg_core.cam import NOTEBOOK, input_sizes, load_cams, open_cams
 from wsseg_core.config import CrfConfig, Profile
@@ -85,7 +84,7 @@ class SeedMaps:
     known_labels = True
 
     def __init__(self, run: Run) -> None:
-        self.devkit, self.walk_alpha = run.devkit, run.profile.cam.alpha
+        self.devkit, self.walk_alpha, self.stride = run.devkit, run.profile.cam.alpha, run.profile.affinity.stride
         self.depends_on: Mapping[str, Any] = {"walks": walk_settings(run)}
         self.cams, self.walks = open_cams(run), open_walks(run)
 
@@ -93,8 +92,7 @@ class SeedMaps:
         """The maps of one image."""
         image = self.devkit.image(image_id)
         classes, cam = load_cams(self.cams, image_id, image.shape[:2])
-        small = torch.from_numpy(self.walks.load(image_id)["walked"]).float()
-        walked = F.interpolate(small[None], image.shape[:2], mode="bilinear")[0]
+        walked = upsample(torch.from_numpy(self.walks.load(image_id)["walked"]), self.stride, image.shape[:2])
         return ImageSeeds(image, self.devkit.labels(image_id).astype(np.float32), classes, cam, walked, self.walk_alpha)
 
 
