@@ -6,13 +6,16 @@
 
 A notebook runs again when one of these differs from its last run: its own file, a value of the profile, the
 code of a module that it imports (comments and docstrings do not count), a published table that it compares
-with, or a notebook upstream. Within a notebook, every stage keeps what is still valid on disk.
+with, a notebook upstream, or, for the tables, the last stage of another seed. Within a notebook, every stage keeps
+what is still valid on disk.
 """
 
 import sys
 
 from wsseg_core.dependencies import code_fingerprint, notebook_modules
+from wsseg_core.headless import LAST_STAGE
 from wsseg_core.runs import open_run
+from wsseg_core.spread import repetitions
 
 # Every notebook, and the notebooks whose results it reads.
 UPSTREAM = {
@@ -23,12 +26,16 @@ UPSTREAM = {
     "04_crf_tuning": ["03_subtraction_ablations"],
     "05_forward_and_backward_maps": ["02_saliency_extraction"],
     "06_cam_and_pixel_affinity": ["02_saliency_extraction"],
+    "07_static_refinement": ["06_cam_and_pixel_affinity"],
+    "08_dynamic_refinement": ["07_static_refinement"],
     "10_tables_and_claims": [
         "01_training",
         "03_subtraction_ablations",
         "04_crf_tuning",
         "05_forward_and_backward_maps",
         "06_cam_and_pixel_affinity",
+        "07_static_refinement",
+        "08_dynamic_refinement",
     ],
 }
 
@@ -49,6 +56,14 @@ def published_tables(wildcards):
     return sorted(map(str, Path("data/published").glob("*.csv"))) if compares else []
 
 
+def other_seeds(wildcards):
+    """The last stage of every other seed that has it, for the notebook that reads them."""
+    reads = "wsseg_core.spread" in notebook_modules(source(wildcards.name))
+    others = [run for run in repetitions(PROFILE, RESULTS) if run.seed != SEED] if reads else []
+    executed = [run.folder / "notebooks" / f"{LAST_STAGE}.ipynb" for run in others]
+    return [str(path) for path in executed if path.is_file()]
+
+
 rule report:
     input:
         expand(EXECUTED + "/{name}.ipynb", name=UPSTREAM),
@@ -65,6 +80,7 @@ rule notebook:
         source=lambda wildcards: str(source(wildcards.name)),
         upstream=lambda wildcards: expand(EXECUTED + "/{name}.ipynb", name=UPSTREAM[wildcards.name]),
         published=published_tables,
+        seeds=other_seeds,
     output:
         EXECUTED + "/{name}.ipynb",
     wildcard_constraints:

@@ -1,6 +1,7 @@
 """Class activation maps: the network's shape, its loss, maps worked out by hand, and what comes back from disk."""
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,6 @@ from wsseg_core.cam import (
     train_cam,
     training_config,
 )
-from wsseg_core.classifier import checkpoint_path as classifier_checkpoint
 from wsseg_core.classifier import load_classifier, train_classifier
 from wsseg_core.config import CamConfig, load_profile
 from wsseg_core.errors import WorkbookError
@@ -47,7 +47,9 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(tiny_devkit: Path, tmp_path: Path) -> Run:
     profile = load_profile("smoke")
     data = replace(profile.data, source="voc", devkit=str(tiny_devkit))
-    classifier = replace(profile.classifier, width=2, precision="float32", checkpoint_every=1)
+    classifier = replace(
+        profile.classifier, width=2, precision="float32", checkpoint_every=1, head_steps=0, steps=1, validate_every=9
+    )
     own = replace(profile.cam, channels=4, image_size=32, steps=3, batch_size=3)
     return Run(replace(profile, data=data, classifier=classifier, cam=own), 0, tmp_path / "results")
 
@@ -180,7 +182,9 @@ def test_the_network_is_trained_with_its_own_values_and_the_classifiers(run: Run
 def test_a_killed_training_ends_where_an_uninterrupted_one_does(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    train_classifier(run)
     curve, killed = train_cam(run), replace(run, folder=tmp_path / "killed")
+    shutil.copytree(run.artifacts("classifier"), killed.artifacts("classifier"))
     with monkeypatch.context() as patch:
         patch.setattr(cam, "cam_loss", killed_at_call(cam_loss, 3))
         with pytest.raises(RuntimeError, match="killed"):
@@ -199,20 +203,25 @@ def test_a_killed_training_ends_where_an_uninterrupted_one_does(
 def test_a_network_of_other_settings_is_refused_with_both_values(run: Run) -> None:
     with pytest.raises(WorkbookError, match="missing; run notebook 06_cam_and_pixel_affinity first"):
         load_cam(run)
+    with pytest.raises(WorkbookError, match="missing; run notebook 01_training first"):
+        train_cam(run)
+    train_classifier(run)
     train_cam(run)
     with pytest.raises(WorkbookError, match=r"cam.channels = 4, but this run uses 5"):
         load_cam(with_cam(run, channels=5))
-    with pytest.raises(WorkbookError, match=r"classifier.momentum = 0.9, but this run uses 0.5"):
+    with pytest.raises(WorkbookError, match=r"momentum = 0.9, but this run uses 0.5"):
         load_cam(with_classifier(run, momentum=0.5))
-    load_cam(with_classifier(with_cam(run, alpha=2.0, scales=(1.0,)), fc_channels=7, threshold=0.1))
+    load_cam(with_cam(run, alpha=2.0, scales=(1.0,)))
 
 
-def test_the_blocks_start_from_what_the_classifier_starts_from(run: Run) -> None:
-    run = with_classifier(run, head_steps=0, steps=1, validate_every=9)
+def test_the_blocks_start_from_the_classifier_of_the_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     train_classifier(run)
-    weights = load_classifier(run).state_dict()
-    started = new_cam(with_classifier(run, weights=str(classifier_checkpoint(run)))).state_dict()
-    assert all(torch.equal(value, weights[name]) for name, value in started.items() if name.startswith(("conv", "bn")))
+    weights, started = load_classifier(run).state_dict(), {}
+    monkeypatch.setattr(cam, "fit", lambda model, *_: started.update(model.state_dict()))
+    train_cam(run)
+    shared = [name for name in started if name.startswith(("conv", "bn"))]
+    assert shared
+    assert all(torch.equal(started[name], weights[name]) for name in shared)
 
 
 def test_another_architecture_is_refused(run: Run) -> None:

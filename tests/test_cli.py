@@ -66,6 +66,9 @@ def test_help_lists_the_commands_without_loading_torch() -> None:
     ("arguments", "message"),
     [
         (["run", "--profile", "tyo"], "no profile 'tyo'; use one of"),
+        (["run", "--seeds", "0"], "--seeds 0: nothing to run; use 1 or more"),
+        (["run", "--seeds", "2", "--seed", "0"], "leave out --seed and --only, or --seeds"),
+        (["run", "--seeds", "2", "--only", "08"], "leave out --seed and --only, or --seeds"),
         (["figures", "--json", "--results", "nowhere"], "figures.json: no run is there"),
         (["tables", "--results", "nowhere"], "no tables yet; run: wsseg run --profile toy"),
         (["data", "fetch", "coco"], "no data set 'coco' to fetch"),
@@ -89,6 +92,14 @@ def test_run_hands_its_options_on_and_says_where_the_report_is(wsseg: Any, calls
     assert code == 0
     assert noted == [(("smoke", 3, str(tmp_path), "", False, 1), {})]
     assert out.strip() == f"report: {tmp_path}/smoke-seed3/report/index.html"
+
+
+def test_run_of_several_seeds_ends_with_the_report_of_the_first(wsseg: Any, calls: Any, tmp_path: Path) -> None:
+    noted = calls(headless, "run_seeds", True)
+    code, out, _ = wsseg("run", "--profile", "smoke", "--seeds", "3", "--results", str(tmp_path), "--cores", "1")
+    assert code == 0
+    assert noted == [(("smoke", 3, str(tmp_path), False, 1), {})]
+    assert out.strip() == f"report: {tmp_path}/smoke/report/index.html"
 
 
 def test_run_that_failed_has_exit_status_1(wsseg: Any, calls: Any) -> None:

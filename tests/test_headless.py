@@ -7,9 +7,10 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from wsseg_core import headless
 from wsseg_core.dependencies import PACKAGE, read_cells
 from wsseg_core.errors import WorkbookError
-from wsseg_core.headless import check_parameters, run_notebook, run_workflow
+from wsseg_core.headless import LAST_STAGE, check_parameters, run_notebook, run_seeds, run_workflow
 from wsseg_core.report import export_html, readable_time, wall_seconds
 
 PARAMETERS = 'profile = "toy"\nseed: int = 0\nresults = "results"'
@@ -149,6 +150,42 @@ def test_workflow_shows_why_snakemake_refuses(workbook: Path, capsys: pytest.Cap
     (workbook / "Snakefile").write_text("rule broken: 1\n")
     assert not run_workflow("smoke", 0, "results")
     assert "Snakefile" in capsys.readouterr().err
+
+
+def test_a_workflow_may_end_with_a_notebook(workbook: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_workflow("smoke", 1, "results", dry_run=True, until="00_first")
+    assert capsys.readouterr().out.strip() == "to run: 00_first"
+
+
+def test_the_last_stage_of_another_seed_renews_the_tables(workbook: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_notebook(workbook / "notebooks/01_second.ipynb", PARAMETERS, "from wsseg_core.spread import read_seeds")
+    for output in ("notebooks/00_first.ipynb", "notebooks/01_second.ipynb", "report/index.html"):
+        (workbook / "results/smoke" / output).parent.mkdir(parents=True, exist_ok=True)
+        (workbook / "results/smoke" / output).touch()
+    last = f"notebooks/{LAST_STAGE}.ipynb"
+    for name in ("smoke", "smoke-old"):  # this run, and another profile
+        write_notebook(workbook / "results" / name / last)
+    assert run_workflow("smoke", 0, "results", dry_run=True)
+    assert capsys.readouterr().out.strip() == "nothing to do"
+    write_notebook(workbook / "results/smoke-seed1" / last)
+    assert run_workflow("smoke", 0, "results", dry_run=True)
+    assert capsys.readouterr().out.strip() == "to run: 01_second, report"
+
+
+@pytest.mark.parametrize(("failing", "ran"), [(None, [1, 2, 0]), (1, [1]), (0, [1, 2, 0])])
+def test_several_seeds_run_their_last_stages_and_the_first_seed_everything(
+    monkeypatch: pytest.MonkeyPatch, failing: int | None, ran: list[int]
+) -> None:
+    calls = []
+
+    def workflow(profile: str, seed: int, results: str, **options: object) -> bool:
+        calls.append((profile, seed, results, options))
+        return seed != failing
+
+    monkeypatch.setattr(headless, "run_workflow", workflow)
+    assert run_seeds("smoke", 3, "there", cores=2) is (failing is None)
+    common = {"dry_run": False, "cores": 2}
+    assert calls == [("smoke", seed, "there", common | ({"until": LAST_STAGE} if seed else {})) for seed in ran]
 
 
 def test_index_names_times_tables_and_figures(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 HEADLINES = {
     *("classifier_map", "simonyan_crf", "dcsm", "dcsm_crf", "dcsm_crf_tuned"),
     *("fcn_mil", "fcn_gbp_crf", "zof_gbp_crf", "cam_seed", "psa_seed", "psa_crf_seed", "net_psa_crf"),
+    *("static_seed", "net_static_crf", "net_supervised_crf", "net_dynamic_crf"),
 }
 
 pytestmark = pytest.mark.notebooks

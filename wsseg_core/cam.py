@@ -20,7 +20,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from wsseg_core.artifacts import ArtifactStore
-from wsseg_core.classifier import LabelledImages, load_trained, make_optimizer, new_classifier
+from wsseg_core.classifier import (
+    LabelledImages,
+    classifier_settings,
+    load_classifier,
+    load_trained,
+    make_optimizer,
+)
 from wsseg_core.config import CamConfig, ClassifierConfig
 from wsseg_core.data.transforms import resize_and_pad, unpad
 from wsseg_core.errors import WorkbookError
@@ -30,7 +36,6 @@ from wsseg_core.subtraction import normalise
 from wsseg_core.training import Hardware, Recipe, fit
 
 NOTEBOOK = "06_cam_and_pixel_affinity"
-SHARED = ("width", "batch_norm", "weights", "momentum", "flip", "precision")  # values that are the classifier's
 
 
 def average_scores(score_map: Tensor) -> Tensor:
@@ -66,6 +71,8 @@ def training_config(run: Run) -> ClassifierConfig:
 def train_cam(run: Run, devices: int = 1) -> list[dict[str, Any]]:
     """Train the network on image-level labels, or resume where a run stopped.
 
+    Its blocks start from those of the run's classifier. Departure: PSA's start from ImageNet, as that classifier did.
+
     Args:
         run: the run.
         devices: processes or GPUs.
@@ -74,9 +81,10 @@ def train_cam(run: Run, devices: int = 1) -> list[dict[str, Any]]:
         The learning curve: `step`, `loss`, `learning_rate`.
 
     Raises:
-        WorkbookError: the profile's classifier is not VGG-16, or its first weights cannot be had.
+        WorkbookError: the run's classifier is not VGG-16, or not trained.
     """
     config, model = training_config(run), new_cam(run)
+    load_blocks(model, load_classifier(run))
     ArtifactStore.create(checkpoint_path(run).parent, network_settings(run), NOTEBOOK)
     optimizer, schedule = make_optimizer(config, list(model.parameters()), config.steps, "cam")
     recipe = Recipe(
@@ -95,18 +103,11 @@ def train_cam(run: Run, devices: int = 1) -> list[dict[str, Any]]:
 
 
 def new_cam(run: Run) -> CamVgg16:
-    """An untrained network; its blocks start from what those of the profile's classifier start from.
+    """An untrained network.
 
     Raises:
-        WorkbookError: the profile's classifier is not VGG-16, or its first weights cannot be had.
+        WorkbookError: the profile's classifier is not VGG-16.
     """
-    model, config = _random_cam(run), run.profile.classifier
-    if config.weights != "random":
-        load_blocks(model, new_classifier(config, run.devkit.num_classes, run.seed))
-    return model
-
-
-def _random_cam(run: Run) -> CamVgg16:
     config, cam = run.profile.classifier, run.profile.cam
     if config.architecture != "vgg16":
         raise WorkbookError("class activation maps are built on VGG-16; use classifier.architecture = 'vgg16'")
@@ -120,8 +121,7 @@ def network_settings(run: Run) -> dict[str, Any]:
     cam = asdict(run.profile.cam)
     for name in ("scales", "alpha"):
         del cam[name]
-    shared = {name: getattr(run.profile.classifier, name) for name in SHARED}
-    return run.settings("cam", classes=run.devkit.classes, classifier=shared, cam=cam)
+    return run.settings("cam", classes=run.devkit.classes, classifier=classifier_settings(run), cam=cam)
 
 
 def checkpoint_path(run: Run) -> Path:
@@ -135,7 +135,7 @@ def load_cam(run: Run) -> CamVgg16:
     Raises:
         WorkbookError: not trained yet, not to its end, or under other settings.
     """
-    return load_trained(_random_cam(run), checkpoint_path(run), network_settings(run), run.profile.cam.steps, NOTEBOOK)
+    return load_trained(new_cam(run), checkpoint_path(run), network_settings(run), run.profile.cam.steps, NOTEBOOK)
 
 
 def input_sizes(config: CamConfig) -> tuple[int, ...]:

@@ -21,6 +21,11 @@ CRF, as published, except `dcsm` and `simonyan`. In `net_psa_crf` it is the CRF 
     psa_seed, psa_crf_seed                     the same after their walk along pixel affinities
     net_psa, net_psa_crf                       network trained on the masks of `psa_seed`; without CRF, with it
     net_psa_crf_seeds, net_psa_crf_seeds_crf   network trained on those of `psa_crf_seed`; the same
+    static_seed, static_no_bias_seed, ...      PSA's masks without and with CRF, refined; ablations of the refinement
+    dcsm_crf_seed                              masks of DCSM with CRF, labels known
+    net_static, net_dcsm_seeds, ..._crf        networks trained on `static_seed` and on `dcsm_crf_seed`; the same
+    net_supervised, ..._crf                    network trained on true masks, the upper bound; the same
+    net_dynamic, net_dynamic_one_module, ..., ..._crf   dynamic stage and its ablations; the same
 
 Seeds are scored on train in the seed protocol, networks on val in the test protocol; no claim mixes the two.
 """
@@ -171,4 +176,36 @@ _SEEDS = (
           _SSDD + "slide 'comparison under the same condition'", "net_psa_crf", ("dcsm_crf",), Relation.GREATER),
 )  # fmt: skip
 
-CLAIMS = _DCSM + _FORWARD + _SEEDS
+_STATIC = (
+    Claim("static-best", "static refinement makes better seeds than PSA, without CRF or with it",
+          _SSDD + "slide 'static refinement'", "static_seed", ("psa_seed", "psa_crf_seed"), Relation.BEST_OF),
+    Claim("net-static-psa", "a network learns more from refined seeds than from PSA's",
+          _SSDD + "slide 'static refinement'", "net_static_crf", ("net_psa_crf",), Relation.GREATER),
+    Claim("net-static-psa-crf", "a network learns more from refined seeds than from PSA's with CRF",
+          _SSDD + "slide 'static refinement'", "net_static_crf", ("net_psa_crf_seeds_crf",), Relation.GREATER),
+    Claim("static-bias", "the biases make better seeds", OWN_QUESTION,
+          "static_seed", ("static_no_bias_seed",), Relation.GREATER),
+    Claim("static-exclusion", "leaving out images whose class collapses makes better seeds", OWN_QUESTION,
+          "static_seed", ("static_no_exclusion_seed",), Relation.GREATER),
+    Claim("static-both-inputs", "asking for the difference from both masks makes better seeds than from one",
+          OWN_QUESTION, "static_seed", ("static_knowledge_seed",), Relation.GREATER),
+)  # fmt: skip
+
+_DYNAMIC = (
+    Claim("net-dynamic-psa", "dynamic refinement beats a network trained on PSA's seeds",
+          _SSDD + "slide 'dynamic refinement'", "net_dynamic_crf", ("net_psa_crf",), Relation.GREATER),
+    Claim("net-dynamic-static", "dynamic refinement beats static refinement",
+          _SSDD + "slides 'static refinement' and 'dynamic refinement'",
+          "net_dynamic_crf", ("net_static_crf",), Relation.GREATER),
+    Claim("net-dynamic-saliency", "dynamic refinement beats DCSM",
+          _SSDD + "slide 'comparison under the same condition'", "net_dynamic_crf", ("dcsm_crf",), Relation.GREATER),
+    Claim("dynamic-second-module", "refining against the seed once more beats learning the first result", OWN_QUESTION,
+          "net_dynamic_crf", ("net_dynamic_one_module_crf",), Relation.GREATER),
+    Claim("dynamic-sub-target", "the second branch gives better targets than the fixed seed", OWN_QUESTION,
+          "net_dynamic_crf", ("net_dynamic_seed_target_crf",), Relation.GREATER),
+    Claim("dynamic-control", "what helps is the refinement, not the longer training", OWN_QUESTION,
+          "net_dynamic_crf", ("net_dynamic_fixed_seed_crf",), Relation.GREATER),
+)  # fmt: skip
+
+LAST_STAGES = _SEEDS + _STATIC + _DYNAMIC  # notebooks 06 to 08, which `wsseg run --seeds` repeats
+CLAIMS = _DCSM + _FORWARD + LAST_STAGES

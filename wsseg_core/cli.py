@@ -105,7 +105,8 @@ def data_check(
 @app.command()
 def run(
     profile: ProfileOption = "toy",
-    seed: SeedOption = 0,
+    seed: Annotated[int | None, typer.Option(help="Repetition; 0, the one that the report shows, if left out.")] = None,
+    seeds: Annotated[int, typer.Option(help="Repetitions 0 to N-1: the last stages of all, and all of 0.")] = 1,
     results: ResultsOption = "results",
     only: Annotated[str, typer.Option(help="Number of one notebook: run it again, after whatever it needs.")] = "",
     dry_run: Annotated[bool, typer.Option(help="Only say what would run.")] = False,
@@ -119,11 +120,22 @@ def run(
         wsseg run --profile smoke
 
         wsseg run --only 03 --seed 1
+
+        wsseg run --seeds 3
     """
-    from wsseg_core.headless import run_workflow
+    from wsseg_core.headless import run_seeds, run_workflow
     from wsseg_core.runs import open_run
 
-    if not run_workflow(profile, seed, results, only, dry_run, cores):
+    if seeds < 1:
+        raise WorkbookError(f"--seeds {seeds}: nothing to run; use 1 or more")
+    if seeds > 1 and (seed is not None or only):
+        raise WorkbookError("--seeds runs several seeds as a whole; leave out --seed and --only, or --seeds")
+    seed = seed or 0
+    if seeds > 1:
+        done = run_seeds(profile, seeds, results, dry_run, cores)
+    else:
+        done = run_workflow(profile, seed, results, only, dry_run, cores)
+    if not done:
         raise typer.Exit(1)
     if not only and not dry_run:
         typer.echo(f"report: {open_run(profile, seed, results).folder / 'report' / 'index.html'}")

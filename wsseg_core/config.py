@@ -57,9 +57,9 @@ class ToyVocConfig:
     cooccurrence: float = _ranged(0.6, 0, 1)  # multiplies the probability that a partner comes along
     occlusion: float = _ranged(0.3, 0, 1)  # probability that something stands in front of the objects
     clutter: int = _ranged(4, 0, 20)  # at most this many things of no class, in the colours of objects
-    camouflage: float = _ranged(0.1, 0, 1)  # probability that an object has the colour of what lies behind it
+    camouflage: float = _ranged(0.5, 0, 1)  # probability that an object has the colour of what lies behind it
     inner_edges: float = _ranged(0.4, 0, 1)  # contrast of the patterns inside an object
-    shadows: float = _ranged(0.3, 0, 1)  # depth of the shadows and highlights that cross contours
+    shadows: float = _ranged(0.6, 0, 1)  # depth of the shadows and highlights that cross contours
     light: float = _ranged(0.3, 0, 1)  # strength of the light gradient over the image, and of its gain
     blur: float = _ranged(0.6, 0, 5)  # largest Gaussian sigma, pixels
     noise: float = _ranged(5.0, 0, 100)  # largest sigma of the sensor noise, grey levels

@@ -21,6 +21,7 @@ from wsseg_core.runs import open_run, project_root
 # What every notebook is told; its cell tagged `parameters` holds a default of each.
 RUN_PARAMETERS = ("profile", "seed", "results")
 SNAKEMAKE = (sys.executable, "-m", "snakemake")
+LAST_STAGE = "08_dynamic_refinement"  # the last notebook whose results are compared over seeds
 
 
 def check_parameters(notebook: Path, names: Iterable[str]) -> None:
@@ -72,8 +73,41 @@ def run_notebook(path: Path, output: Path, parameters: Mapping[str, Any]) -> Non
     print(f"{path.stem}: done in {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
 
 
+def run_seeds(profile: str, seeds: int, results: str, dry_run: bool = False, cores: int | None = None) -> bool:
+    """Run the last stages of every other seed, then all of seed 0, whose tables tell how far the seeds lie apart.
+
+    What is up to date is left alone, so that a run that was stopped goes on, and a seed more costs that seed alone.
+    A dry run looks at every seed as it is now.
+
+    Args:
+        profile: name or TOML file of the profile.
+        seeds: N, for seeds 0..N-1.
+        results: folder of all results.
+        dry_run: only say what would run.
+        cores: how many to use; all when left out.
+
+    Returns:
+        Whether everything succeeded; the first seed that failed is the last one that ran.
+
+    Raises:
+        WorkbookError: the errors of `run_workflow`.
+    """
+    for seed in range(1, seeds):
+        print(f"seed {seed}, up to {LAST_STAGE}", flush=True)
+        if not run_workflow(profile, seed, results, dry_run=dry_run, cores=cores, until=LAST_STAGE):
+            return False
+    print("seed 0", flush=True)
+    return run_workflow(profile, 0, results, dry_run=dry_run, cores=cores)
+
+
 def run_workflow(
-    profile: str, seed: int, results: str, only: str = "", dry_run: bool = False, cores: int | None = None
+    profile: str,
+    seed: int,
+    results: str,
+    only: str = "",
+    dry_run: bool = False,
+    cores: int | None = None,
+    until: str = "",
 ) -> bool:
     """Run the notebooks that are out of date, in the order of the Snakefile, then write the report.
 
@@ -84,6 +118,7 @@ def run_workflow(
         only: number or name of one notebook, which runs even if it is up to date, after whatever it needs.
         dry_run: only say what would run.
         cores: how many to use; all when left out.
+        until: number or name of the notebook to end with, in place of the report.
 
     Returns:
         Whether everything succeeded. What failed has been said by then.
@@ -100,9 +135,10 @@ def run_workflow(
         check_parameters(source, RUN_PARAMETERS)
     _make_folder(folder)
     arguments = ["--cores", str(cores or "all"), "--nolock", "--rerun-incomplete"]
+    if target := only or until:
+        arguments += ["--force"] if only else []
+        arguments.append(str(folder / "notebooks" / _named(target, sources).name))
     arguments += ["--config", f"profile={profile}", f"seed={seed}", f"results={results}"]
-    if only:
-        arguments += ["--force", str(folder / "notebooks" / _named(only, sources).name)]
     pending = _out_of_date(arguments, root)
     if pending is None:
         return False

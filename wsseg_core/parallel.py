@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -27,6 +28,31 @@ def _one_thread() -> None:
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+
+
+def process_pool(workers: int) -> ProcessPoolExecutor:
+    """Processes of one thread each, which start when work arrives."""
+    # Forking a process whose torch has live threads can deadlock; a fork server starts from a clean one.
+    context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+    if os.name == "posix":
+        context.set_forkserver_preload(["torch", "cv2", "wsseg_core.parallel"])
+    return ProcessPoolExecutor(workers, context, initializer=_one_thread)
+
+
+@contextmanager
+def lost_workers(description: str) -> Iterator[None]:
+    """Tell in one line that a worker was killed or could not start.
+
+    Raises:
+        WorkbookError: so it was.
+    """
+    try:
+        yield
+    except BrokenProcessPool:
+        raise WorkbookError(
+            f"{description}: a worker process died; free memory or use fewer cores, and in a script of your own "
+            "put what runs under `if __name__ == '__main__':`"
+        ) from None
 
 
 def parallel_map(
@@ -57,17 +83,9 @@ def parallel_map(
     if workers == 1:
         yield from tqdm(map(function, items), **bar)
         return
-    # Forking a process whose torch has live threads can deadlock; a fork server starts from a clean one.
-    context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
-    if os.name == "posix":
-        context.set_forkserver_preload(["torch", "cv2", "wsseg_core.parallel"])
-    with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
+    with process_pool(workers) as pool:
         try:
-            yield from tqdm(pool.map(function, items, chunksize=chunk), **bar)
-        except BrokenProcessPool:
-            raise WorkbookError(
-                f"{description}: a worker process died; free memory or use fewer cores, and in a script of your own "
-                "put what runs under `if __name__ == '__main__':`"
-            ) from None
+            with lost_workers(description):
+                yield from tqdm(pool.map(function, items, chunksize=chunk), **bar)
         finally:
             pool.shutdown(cancel_futures=True)

@@ -18,7 +18,10 @@ from wsseg_core.artifacts import write_atomically
 from wsseg_core.data.transforms import MEAN, STD
 from wsseg_core.data.voc import VOC_PALETTE, VOID
 
-STEPS = ("data", "classifier", "saliency", "subtraction", "CRF", "forward maps", "seeds", "tables")
+STEPS = (
+    *("data", "classifier", "saliency", "subtraction", "CRF", "forward maps", "seeds"),
+    *("static refinement", "dynamic refinement", "tables"),
+)
 HEAT = "magma"
 
 
@@ -55,14 +58,15 @@ def photograph(image: Tensor) -> np.ndarray:
 
 def pipeline_strip(here: str, steps: Sequence[str] = STEPS) -> None:
     """Draw the steps of the method in a row and mark the one that a notebook is about."""
-    _, axes = plt.subplots(figsize=(1.7 * len(steps), 0.6))
+    _, axes = plt.subplots(figsize=(1.35 * len(steps), 0.6))
     for index, step in enumerate(steps):
         current = step == here
         colour = "#2b6cb0" if current else "#e2e8f0"
         axes.add_patch(FancyBboxPatch((index, 0), 0.72, 0.5, boxstyle="round,pad=0.06", fc=colour, ec="none"))
         weight = "bold" if current else "normal"
         text = "white" if current else "#4a5568"
-        axes.text(index + 0.36, 0.25, step, ha="center", va="center", color=text, weight=weight, fontsize=10)
+        label = step.replace(" ", "\n")
+        axes.text(index + 0.36, 0.25, label, ha="center", va="center", color=text, weight=weight, fontsize=9)
         if index:
             arrow = {"arrowstyle": "->", "color": "#718096"}
             axes.annotate("", (index - 0.07, 0.25), (index - 0.21, 0.25), arrowprops=arrow)

@@ -41,6 +41,12 @@ def _whole_cells(side: float) -> int:
     return max(1, round(side / STRIDE)) * STRIDE
 
 
+def input_size(image: np.ndarray, longest: int) -> tuple[int, int]:
+    """(height, width) of an input from an image (H, W, 3) whose longest side is given, both of them whole cells."""
+    height, width = (_whole_cells(side * longest / max(image.shape[:2])) for side in image.shape[:2])
+    return height, width
+
+
 @torch.inference_mode()
 def grid_log_probabilities(
     model: SegmentationNet, image: np.ndarray, sizes: Sequence[int], flip: bool = True
@@ -57,7 +63,7 @@ def grid_log_probabilities(
         float32 (C+1, h, w), logarithms, the background first; about one cell for 8 pixels of the largest input.
     """
     like = next(model.parameters())  # for its device and precision
-    inputs = [tuple(_whole_cells(side * size / max(image.shape[:2])) for side in image.shape[:2]) for size in sizes]
+    inputs = [input_size(image, size) for size in sizes]
     grid = [side // STRIDE for side in max(inputs)]
     views = []
     for height, width in inputs:
@@ -87,7 +93,9 @@ def predict(model: SegmentationNet, image: np.ndarray, sizes: Sequence[int], fli
     return pixel_probabilities(grid_log_probabilities(model, image, sizes, flip), image.shape[:2])
 
 
-def extract_predictions(run: Run, name: str, ids: Sequence[str], made_by: str) -> ArtifactStore:
+def extract_predictions(
+    run: Run, name: str, ids: Sequence[str], made_by: str, model: SegmentationNet | None = None
+) -> ArtifactStore:
     """Write what a network says about images; those that are on disk already are left alone.
 
     Args:
@@ -95,6 +103,7 @@ def extract_predictions(run: Run, name: str, ids: Sequence[str], made_by: str) -
         name: of the network.
         ids: images.
         made_by: the notebook that trained it.
+        model: the network, where another stage trained it under this name; left out, what `train_segmentation` left.
 
     Returns:
         The store. Of every image `log_probabilities`, float16 (C+1, h, w), of `grid_log_probabilities` at the profile's
@@ -107,7 +116,7 @@ def extract_predictions(run: Run, name: str, ids: Sequence[str], made_by: str) -
     store = ArtifactStore.create(_prediction_folder(run, name), settings, made_by)
     if missing := store.missing(ids):
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = load_segmentation(run, name, made_by).to(device).to(memory_format=torch.channels_last)
+        model = (model or load_segmentation(run, name, made_by)).to(device).to(memory_format=torch.channels_last)
         for image_id in tqdm(missing, desc=f"predictions of {name}", mininterval=1.0):
             labels = grid_log_probabilities(model, run.devkit.image(image_id), settings["sizes"])
             store.save(image_id, log_probabilities=labels.half().cpu().numpy())

@@ -1,0 +1,57 @@
+"""The network of SSDD's dynamic stage: one encoder, two segmentation branches and the modules that compare masks.
+
+Shimoda & Yanai, "Self-supervised difference detection for weakly-supervised semantic segmentation", ICCV 2019 (SSDD).
+The main branch learns the refined masks and is what is kept in the end; the sub branch stays closer to the seed.
+"""
+
+from copy import deepcopy
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from wsseg_core.nets.difference import DifferenceDetector
+from wsseg_core.nets.segmentation import Features, SegmentationNet
+
+
+class Branches(NamedTuple):
+    """What the two branches say about a batch of images, at stride 8.
+
+    Attributes:
+        main: scores and features of the main branch; its features are what the difference detectors read.
+        sub_scores: float (B, C+1, h, w), before the softmax; the background first.
+    """
+
+    main: Features
+    sub_scores: Tensor
+
+
+class DynamicNet(nn.Module):
+    """Two branches that start alike, and difference detectors that start at random.
+
+    Args:
+        start: a trained segmentation network. It is copied: its encoder, and its head for both branches. SSDD starts
+            the heads at random; it also trains them for much longer.
+        channels: see `DifferenceDetector`.
+        modules: how many detectors: 2, or fewer in ablations.
+
+    Attributes:
+        segmentation: encoder and main branch.
+        sub_head: of the sub branch.
+        detectors: the first compares prediction and CRF, the second the seed and what the first step gave.
+
+    Raises:
+        WorkbookError: `channels` is no multiple of 4.
+    """
+
+    def __init__(self, start: SegmentationNet, channels: int = 256, modules: int = 2) -> None:
+        super().__init__()
+        self.segmentation = deepcopy(start)
+        self.sub_head = deepcopy(start.head)
+        sizes = start.head.score.out_channels - 1, start.encoder.low_channels, start.head.fc7.out_channels, channels
+        self.detectors = nn.ModuleList(DifferenceDetector(*sizes) for _ in range(modules))
+
+    def forward(self, images: Tensor) -> Branches:
+        """Map normalised images (B, 3, H, W) to what both branches say about them."""
+        low, deep = self.segmentation.encoder(images)
+        scores, high = self.segmentation.head(deep)
+        return Branches(Features(scores, low, high), self.sub_head(deep)[0])

@@ -1,0 +1,89 @@
+"""The network of SSDD's static stage, and its loss: segmentation, and difference detection on its features.
+
+Shimoda & Yanai, "Self-supervised difference detection for weakly-supervised semantic segmentation", ICCV 2019 (SSDD).
+The segmentation network is there for its features; the masks that it would draw are not used.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from wsseg_core.difference import change_target, collapsed, difference_loss
+from wsseg_core.nets.difference import DifferenceDetector
+from wsseg_core.nets.segmentation import SegmentationNet, resize_masks, segmentation_loss
+
+
+class StaticOutput(NamedTuple):
+    """What the network says about a batch of images and two masks of each, all at stride 8.
+
+    Attributes:
+        scores: float (B, C+1, h, w), before the softmax; the background first.
+        logits_k: d^K before the sigmoid, float (B, h, w).
+        logits_a: d^A, alike.
+    """
+
+    scores: Tensor
+    logits_k: Tensor
+    logits_a: Tensor
+
+
+class StaticNet(nn.Module):
+    """A segmentation network with a difference detector at random beside its head.
+
+    Args:
+        segmentation: the network whose features are read; it becomes a part of this one.
+        channels: see `DifferenceDetector`.
+
+    Raises:
+        WorkbookError: `channels` is no multiple of 4.
+    """
+
+    def __init__(self, segmentation: SegmentationNet, channels: int = 256) -> None:
+        super().__init__()
+        self.segmentation = segmentation
+        encoder, head = segmentation.encoder, segmentation.head
+        num_classes = head.score.out_channels - 1
+        self.detector = DifferenceDetector(num_classes, encoder.low_channels, head.fc7.out_channels, channels)
+
+    def forward(self, images: Tensor, knowledge: Tensor, advice: Tensor) -> StaticOutput:
+        """Say what is in images, and where two masks of each would change.
+
+        The features enter the detector detached, as in the authors' code: what they are is left to the segmentation.
+
+        Args:
+            images: float (B, 3, H, W), normalised.
+            knowledge: m^K, integer (B, any height, any width), 0..C or 255; brought to the grid of the features.
+            advice: m^A, alike.
+
+        Raises:
+            WorkbookError: masks of another form, or not one an image.
+        """
+        features = self.segmentation(images.to(memory_format=torch.channels_last))
+        small = (resize_masks(masks, features.high.shape[-2:]) for masks in (knowledge, advice))
+        return StaticOutput(features.scores, *self.detector(features.detach(), *small))
+
+
+def static_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], exclusion: bool = True) -> Tensor:
+    """L_static of SSDD: segmentation learns K, and the detector where K and A differ.
+
+    Args:
+        model: a `StaticNet`.
+        batch: images, float (B, 3, H, W), normalised; K and A, integer (B, 2, H, W), 0..C or 255; image-level labels,
+            bool (B, C).
+        exclusion: images one of whose classes collapses from K to A, in what the crop shows, teach the detector
+            nothing; see `wsseg_core.difference.collapsed`.
+
+    Returns:
+        float32 scalar, at least 0.
+
+    Raises:
+        WorkbookError: masks of another form.
+    """
+    images, masks, labels = batch
+    knowledge, advice = masks.unbind(1)
+    said = model(images, knowledge, advice)
+    target, valid = change_target(*(resize_masks(mask, said.logits_k.shape[-2:]) for mask in (knowledge, advice)))
+    included = ~collapsed(knowledge, advice, labels).any(1) | (not exclusion)
+    difference = difference_loss(said.logits_k, said.logits_a, target, valid, included)
+    return segmentation_loss(said.scores, knowledge) + difference
