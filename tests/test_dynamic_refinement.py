@@ -5,7 +5,7 @@ import multiprocessing
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from conftest import killed_at_call, write_tiny_devkit
 from torch import Tensor, nn
 
-from wsseg_core import dynamic_refinement, runs
+from wsseg_core import dynamic_refinement
 from wsseg_core.artifacts import ArtifactStore
 from wsseg_core.classifier import train_classifier
 from wsseg_core.config import (
@@ -405,7 +405,6 @@ NARROW = ClassifierConfig(
 def no_gpu() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: False)  # only a CPU repeats itself to the bit
-        patch.setattr(runs, "code_fingerprint", cache(runs.code_fingerprint))  # nobody changes the code meanwhile
         yield
 
 

@@ -106,7 +106,8 @@ def test_only_evaluation_imports_the_reader_of_masks() -> None:
 def test_nothing_that_learns_imports_the_evaluation() -> None:
     closure = module_closure([f"wsseg_core.{name}" for name in LEARNERS])
     assert len(closure) > len(LEARNERS)
-    assert not closure.keys() & {"wsseg_core.scoring", "wsseg_core.metrics", "wsseg_core.verdicts", "wsseg_core.upper_bound"}
+    evaluation = ("scoring", "metrics", "verdicts", "upper_bound")
+    assert not closure.keys() & {f"wsseg_core.{name}" for name in evaluation}
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)

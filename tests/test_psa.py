@@ -3,7 +3,6 @@
 import pickle
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from conftest import killed_at_call, write_tiny_devkit
 from torch import nn
 
-from wsseg_core import psa, runs
+from wsseg_core import psa
 from wsseg_core.affinity import affinity_labels, affinity_loss, upsample, walk, with_background
 from wsseg_core.cam import extract_cams, load_cams, new_cam, open_cams
 from wsseg_core.classifier import load_classifier, train_classifier
@@ -20,7 +19,7 @@ from wsseg_core.config import CrfConfig, load_profile
 from wsseg_core.crf import dense_crf
 from wsseg_core.data.transforms import normalise
 from wsseg_core.data.voc import VocDevkit
-from wsseg_core.dependencies import PACKAGE, code_fingerprint, module_closure
+from wsseg_core.dependencies import PACKAGE, module_closure
 from wsseg_core.errors import WorkbookError
 from wsseg_core.metrics import SEED_PROTOCOL
 from wsseg_core.nets.affinity import AffinityNet
@@ -47,7 +46,6 @@ WITHOUT_CLASS = "2007_000005"  # an image whose annotation names nothing
 def quick_and_repeatable() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: False)  # only a CPU repeats itself to the bit
-        patch.setattr(runs, "code_fingerprint", lru_cache(code_fingerprint))  # the code stays, and runs are many here
         yield
 
 

@@ -230,7 +230,9 @@ def test_the_encoder_starts_as_the_classifier_with_its_batch_norm_folded(trained
 def test_the_head_learns_ten_times_faster_and_both_decay_to_nothing():
     network = SegmentationNet(3, FcnVgg16(3, 2, fc_channels=4, fc6_kernel=3), channels=4)
     for name in ("sgd", "adamw"):
-        optimizer, schedule = poly_optimizer(replace(CONFIG, optimizer=name, learning_rate=0.5, steps=4), network)
+        optimizer, schedule = poly_optimizer(
+            replace(CONFIG, optimizer=name, learning_rate=0.5, steps=4), network.encoder, [network.head]
+        )
         assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(network.parameters()))
         for step in range(4):
             assert schedule.get_last_lr() == pytest.approx([0.5 * (1 - step / 4) ** 0.9, 5 * (1 - step / 4) ** 0.9])
@@ -242,7 +244,7 @@ def test_the_head_learns_ten_times_faster_and_both_decay_to_nothing():
 def test_an_unknown_optimiser_is_named():
     network = SegmentationNet(3, FcnVgg16(3, 2, fc_channels=4, fc6_kernel=3), channels=4)
     with pytest.raises(WorkbookError, match=r"segmentation.optimizer 'adam' is unknown; use 'sgd' or 'adamw'"):
-        poly_optimizer(replace(CONFIG, optimizer="adam"), network)
+        poly_optimizer(replace(CONFIG, optimizer="adam"), network.encoder, [network.head])
 
 
 def test_a_killed_training_ends_with_the_same_weights(trained: Run, run: Run, monkeypatch: pytest.MonkeyPatch):

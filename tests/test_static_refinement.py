@@ -4,7 +4,6 @@ import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,12 @@ import torch
 from conftest import killed_at_call, with_running_statistics, write_tiny_devkit
 from torch import Tensor, nn
 
-from wsseg_core import cam, runs, static_refinement
+from wsseg_core import cam, static_refinement
 from wsseg_core.artifacts import ArtifactStore
 from wsseg_core.classifier import train_classifier
 from wsseg_core.config import ClassifierConfig, DataConfig, DifferenceConfig, Profile, SegmentationConfig
 from wsseg_core.data.transforms import normalise
 from wsseg_core.data.voc import VOID
-from wsseg_core.dependencies import code_fingerprint
 from wsseg_core.difference import Biases
 from wsseg_core.errors import WorkbookError
 from wsseg_core.nets.segmentation import SegmentationNet, resize_masks, segmentation_loss
@@ -69,7 +67,6 @@ def quick_and_repeatable() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: False)  # only a CPU repeats itself to the bit
         patch.setattr("wsseg_core.parallel.cpu_count", lambda: 1)  # other processes start slower than this work is done
-        patch.setattr(runs, "code_fingerprint", lru_cache(code_fingerprint))  # the code stays, and runs are many here
         yield
 
 

@@ -1,18 +1,14 @@
 """Masks on disk as a source of scores, against scores worked out by hand."""
 
 import pickle
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
 
 import numpy as np
 import pytest
 
-from wsseg_core import runs
 from wsseg_core.artifacts import ArtifactStore
 from wsseg_core.config import CrfConfig
 from wsseg_core.data.voc import VOID, VocMasks
-from wsseg_core.dependencies import code_fingerprint
 from wsseg_core.errors import WorkbookError
 from wsseg_core.metrics import SEED_PROTOCOL, Scores
 from wsseg_core.runs import Run
@@ -21,13 +17,6 @@ from wsseg_core.stored_masks import StoredMasks, StoredSetting
 
 NOTEBOOK = "07_static_refinement"
 ROWS = [StoredSetting("true_seed", "true"), StoredSetting("empty_seed", "empty")]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "code_fingerprint", lru_cache(code_fingerprint))  # the code stays
-        yield
 
 
 @pytest.fixture

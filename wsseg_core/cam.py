@@ -9,7 +9,6 @@ classes of an image alone.
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +114,6 @@ def new_cam(run: Run) -> CamVgg16:
     return CamVgg16(run.devkit.num_classes, config.width, config.batch_norm, cam.blocks, cam.channels, cam.stride)
 
 
-@lru_cache(maxsize=4)  # the fingerprint of the code takes a while, and every store asks for it
 def network_settings(run: Run) -> dict[str, Any]:
     """What the trained weights depend on."""
     cam = asdict(run.profile.cam)
@@ -176,7 +174,6 @@ def _both_ways(model: nn.Module, images: Sequence[np.ndarray], size: int) -> Ten
     return (model(inputs).relu() + model(inputs.flip(3)).relu().flip(3)).float()
 
 
-@lru_cache(maxsize=4)
 def map_settings(run: Run) -> dict[str, Any]:
     """What the maps depend on."""
     scales, precision = run.profile.cam.scales, run.profile.saliency.precision

@@ -20,12 +20,11 @@ from wsseg_core.classifier import classifier_settings, image_scores, load_classi
 from wsseg_core.data.transforms import resize_and_pad
 from wsseg_core.dcsm import ImageMaps, Setting, dcsm_setting, live_score_map
 from wsseg_core.nets.folding import fold_batch_norm
-from wsseg_core.parallel import parallel_map
+from wsseg_core.parallel import FEW_IMAGES, parallel_map
 from wsseg_core.runs import Run
 from wsseg_core.saliency import prepare, saliency_maps
 
 NAME = "dcsm_crf"  # of the masks: DCSM with the CRF values of its paper
-FEW_IMAGES = 50  # drawn sooner than other processes start
 
 
 def dcsm_masks(run: Run, ids: Sequence[str], made_by: str, workers: int | None = None) -> ArtifactStore:
@@ -51,8 +50,9 @@ def dcsm_masks(run: Run, ids: Sequence[str], made_by: str, workers: int | None =
     missing, size = store.missing(ids), run.profile.saliency.batch_size
     batches = [missing[start : start + size] for start in range(0, len(missing), size)]
     work = partial(_draw_batch, run=run, setting=setting, store=store)
-    workers = 1 if len(missing) < FEW_IMAGES else workers
-    for _ in parallel_map(work, batches, description=f"masks ({NAME}), batches of {size}", workers=workers):
+    for _ in parallel_map(
+        work, batches, description=f"masks ({NAME}), batches of {size}", workers=workers, few=FEW_IMAGES // size
+    ):
         pass
     return store
 

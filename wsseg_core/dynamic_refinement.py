@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import PolynomialLR
 
 from wsseg_core.artifacts import ArtifactStore
 from wsseg_core.classifier import load_trained, new_classifier
@@ -37,9 +35,6 @@ from wsseg_core.predictions import (
 )
 from wsseg_core.runs import Run
 from wsseg_core.segmentation import (
-    HEAD_RATE,
-    MOMENTUM,
-    POLY_POWER,
     PseudoLabelled,
     check_pseudo_labels,
     checkpoint_path,
@@ -47,9 +42,10 @@ from wsseg_core.segmentation import (
     network_folder,
     network_settings,
     new_network,
+    poly_optimizer,
     scaled,
 )
-from wsseg_core.training import Hardware, Recipe, fit, new_optimizer
+from wsseg_core.training import Hardware, Recipe, fit
 
 NOTEBOOK = "08_dynamic_refinement"
 SNAPSHOTS = 8  # on the way, at equal intervals
@@ -112,9 +108,9 @@ def train_dynamic(
 
 
 def _recipe(run: Run, step: DynamicStep, seed: ArtifactStore, store: ArtifactStore) -> Recipe:
-    config, common = run.profile.dynamic, run.profile.segmentation
-    optimizer, schedule = _optimizer(run, step.net)
-    augmentation = replace(common, resize_range=config.resize_range)
+    config = replace(run.profile.segmentation, **asdict(run.profile.dynamic))
+    net, network = step.net, step.net.segmentation
+    optimizer, schedule = poly_optimizer(config, network.encoder, [network.head, net.sub_head, net.detectors])
 
     def validate(_: nn.Module) -> dict[str, float]:
         _save_snapshot(run, store, step, schedule.last_epoch)
@@ -122,11 +118,11 @@ def _recipe(run: Run, step: DynamicStep, seed: ArtifactStore, store: ArtifactSto
 
     return Recipe(
         loss=_loss,
-        dataset=PseudoLabelled(run.devkit, run.train_ids, [seed], augmentation, run.seed),
+        dataset=PseudoLabelled(run.devkit, run.train_ids, [seed], config, run.seed),
         optimizer=optimizer,
         schedule=schedule,
         steps=config.steps,
-        batch_size=common.batch_size,
+        batch_size=config.batch_size,
         seed=run.seed,
         validate=validate,
         validate_every=-(-config.steps // SNAPSHOTS),
@@ -139,19 +135,6 @@ def _new_step(run: Run, setting: DynamicSetting, start: SegmentationNet, pool: C
     torch.manual_seed(run.seed)
     net = DynamicNet(start, run.profile.difference.channels, setting.modules)
     return DynamicStep(net, setting, training_biases(run.profile.difference), pool)
-
-
-def _optimizer(run: Run, net: DynamicNet) -> tuple[Optimizer, PolynomialLR]:
-    """That of `poly_optimizer`; the detectors learn as fast as the heads."""
-    config, common = run.profile.dynamic, run.profile.segmentation
-    encoder = list(net.segmentation.encoder.parameters())
-    others = [*net.segmentation.head.parameters(), *net.sub_head.parameters(), *net.detectors.parameters()]
-    groups = [
-        {"params": encoder, "lr": config.learning_rate},
-        {"params": others, "lr": HEAD_RATE * config.learning_rate},
-    ]
-    optimizer = new_optimizer(common.optimizer, groups, MOMENTUM, common.weight_decay, "segmentation")
-    return optimizer, PolynomialLR(optimizer, config.steps, POLY_POWER)
 
 
 def _loss(step: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
@@ -168,7 +151,6 @@ def crf_share(history: Sequence[Mapping[str, Any]]) -> float:
     return sum(row["crf_wait"] for row in rows) / max(sum(row["seconds"] for row in rows), 1e-9)
 
 
-@lru_cache(maxsize=8)  # the fingerprint of the code takes a while, and every store asks for it
 def training_settings(run: Run, setting: DynamicSetting) -> dict[str, Any]:
     """What the network depends on; seed and start come on top. A segmentation network's, and the stage's own."""
     names = ("channels", "training_advice")

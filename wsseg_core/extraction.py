@@ -8,7 +8,6 @@ own resolution: up-sampling them would cost a hundred times the space and adds n
 import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +76,6 @@ def planned_extractions(profile: Profile) -> list[Extraction]:
     ]
 
 
-@lru_cache(maxsize=4)  # the fingerprint of the code takes a while, and every store asks for it
 def _common_settings(run: Run) -> dict[str, Any]:
     """What all maps and probabilities depend on."""
     modules, precision = ("saliency", "extraction", "nets.folding"), run.profile.saliency.precision

@@ -12,6 +12,8 @@ from tqdm import tqdm
 
 from wsseg_core.errors import WorkbookError
 
+FEW_IMAGES = 50  # at a few hundredths of a second each
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -62,6 +64,7 @@ def parallel_map(
     description: str,
     workers: int | None = None,
     chunk: int = 1,
+    few: int = 0,
 ) -> Iterator[Result]:
     """Apply a function to every item on all cores, in order, with a progress bar.
 
@@ -71,6 +74,7 @@ def parallel_map(
         description: what the progress bar says.
         workers: processes; all cores when left out, the calling process alone when 1.
         chunk: items sent to a worker at a time; raise it when one item takes milliseconds.
+        few: fewer items than this are done by the calling process alone, sooner than others would start.
 
     Yields:
         The results, in the order of `items`. An exception in a worker is raised here.
@@ -78,7 +82,7 @@ def parallel_map(
     Raises:
         WorkbookError: a worker was killed, or could not start.
     """
-    workers = min(workers or cpu_count(), max(len(items), 1))
+    workers = 1 if len(items) < few else min(workers or cpu_count(), max(len(items), 1))
     bar: dict[str, Any] = {"total": len(items), "desc": description, "mininterval": 1.0}
     if workers == 1:
         yield from tqdm(map(function, items), **bar)

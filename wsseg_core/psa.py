@@ -7,7 +7,7 @@ one stage after the other: what a stage wrote is read by the next; `wsseg_core.s
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from wsseg_core.data.voc import VocDevkit
 from wsseg_core.errors import WorkbookError
 from wsseg_core.nets.affinity import AffinityNet
 from wsseg_core.nets.vgg import FcnVgg16
-from wsseg_core.parallel import parallel_map
+from wsseg_core.parallel import FEW_IMAGES, parallel_map
 from wsseg_core.runs import Run
 from wsseg_core.training import Hardware, Key, Recipe, fit, new_optimizer
 
@@ -60,7 +60,7 @@ def make_affinity_labels(run: Run, ids: Sequence[str], workers: int | None = Non
     config = run.profile.affinity
     alphas = (config.low_alpha, config.high_alpha)
     work = partial(_label_image, devkit=run.devkit, cams=cams, store=store, alphas=alphas, crf=run.profile.seed_crf)
-    for _ in parallel_map(work, store.missing(ids), description="affinity labels", workers=workers):
+    for _ in parallel_map(work, store.missing(ids), description="affinity labels", workers=workers, few=FEW_IMAGES):
         pass
     return store
 
@@ -85,7 +85,6 @@ def draw(probabilities: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], classes + 1]).astype(np.uint8)[probabilities.argmax(0)]
 
 
-@lru_cache(maxsize=4)  # the fingerprint of the code takes a while, and every store asks for it
 def label_settings(run: Run) -> dict[str, Any]:
     """What the labels depend on."""
     alphas = {"low_alpha": run.profile.affinity.low_alpha, "high_alpha": run.profile.affinity.high_alpha}
@@ -190,7 +189,6 @@ def _affinity_net(run: Run, classifier: nn.Module) -> AffinityNet:
     return AffinityNet(classifier, run.profile.affinity.stride)
 
 
-@lru_cache(maxsize=4)
 def network_settings(run: Run) -> dict[str, Any]:
     """What the trained weights depend on."""
     names = ("stride", "radius", "learning_rate", "batch_size", "steps")
@@ -240,7 +238,6 @@ def extract_walks(run: Run, model: AffinityNet, ids: Sequence[str]) -> ArtifactS
     return store
 
 
-@lru_cache(maxsize=4)
 def walk_settings(run: Run) -> dict[str, Any]:
     """What the walked maps depend on."""
     affinity = run.profile.affinity

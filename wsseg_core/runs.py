@@ -1,15 +1,18 @@
 """One run: a profile, a seed, and the folder where its results lie."""
 
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from wsseg_core import dependencies
 from wsseg_core.config import Profile, load_profile
 from wsseg_core.data.toyvoc import ensure_toyvoc
 from wsseg_core.data.voc import VocDevkit
-from wsseg_core.dependencies import code_fingerprint
 from wsseg_core.errors import WorkbookError
+
+# Every store asks for it, and a module stays what it was when it was imported.
+code_fingerprint = lru_cache(dependencies.code_fingerprint)
 
 
 def project_root() -> Path:

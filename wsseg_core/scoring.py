@@ -135,8 +135,8 @@ def _measure_all(
     missing = store.missing(ids)
     if missing:
         work = partial(_measure_image, source=maps, settings=settings, store=store, measure=measure)
-        workers = 1 if len(missing) * len(settings) < FEW_MASKS else None
-        for _ in parallel_map(work, missing, description=f"scoring {name}", workers=workers):
+        few = FEW_MASKS // max(len(settings), 1)
+        for _ in parallel_map(work, missing, description=f"scoring {name}", few=few):
             pass
     return store
 

@@ -20,7 +20,7 @@ from wsseg_core.cam import NOTEBOOK, input_sizes, load_cams, open_cams
 from wsseg_core.config import CrfConfig, Profile
 from wsseg_core.crf import DenseCrf
 from wsseg_core.errors import WorkbookError
-from wsseg_core.parallel import parallel_map
+from wsseg_core.parallel import FEW_IMAGES, parallel_map
 from wsseg_core.psa import draw, open_walks, walk_settings
 from wsseg_core.runs import Run
 
@@ -171,7 +171,9 @@ def seed_masks(run: Run, ids: Sequence[str], setting: SeedSetting, workers: int 
     maps = SeedMaps(run)
     store = ArtifactStore.create(_mask_folder(run, setting), mask_settings(run, setting), NOTEBOOK)
     work = partial(_draw_image, maps=maps, setting=setting, store=store)
-    for _ in parallel_map(work, store.missing(ids), description=f"masks ({setting.name})", workers=workers):
+    for _ in parallel_map(
+        work, store.missing(ids), description=f"masks ({setting.name})", workers=workers, few=FEW_IMAGES
+    ):
         pass
     return store
 

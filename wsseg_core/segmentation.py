@@ -12,7 +12,6 @@ Batch norm is frozen, as in SSDD: it is folded into the convolutions before it, 
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +153,7 @@ def train_segmentation(
     settings = network_settings(run) | {"masks": masks.record}
     ArtifactStore.create(network_folder(run, name), settings, made_by)
     model = new_network(run, load_classifier(run))
-    optimizer, schedule = poly_optimizer(config, model)
+    optimizer, schedule = poly_optimizer(config, model.encoder, [model.head])
     recipe = Recipe(
         loss=_loss,
         dataset=PseudoLabelled(run.devkit, run.train_ids, [masks], config, run.seed),
@@ -189,8 +188,10 @@ def new_network(run: Run, classifier: nn.Module) -> SegmentationNet:
     return SegmentationNet(run.devkit.num_classes, backbone, config.channels, config.dilation, config.dropout)
 
 
-def poly_optimizer(config: SegmentationConfig, model: SegmentationNet) -> tuple[Optimizer, PolynomialLR]:
-    """SGD (SSDD) or AdamW, ten times faster in the head, with polynomial decay.
+def poly_optimizer(
+    config: SegmentationConfig, encoder: nn.Module, others: Sequence[nn.Module]
+) -> tuple[Optimizer, PolynomialLR]:
+    """SGD (SSDD) or AdamW, ten times faster in heads and detectors than in the encoder, with polynomial decay.
 
     PSA's and SSDD's code double the rate of the biases and do not decay them; here they are like all weights.
 
@@ -199,8 +200,8 @@ def poly_optimizer(config: SegmentationConfig, model: SegmentationNet) -> tuple[
     """
     rate = config.learning_rate
     groups = [
-        {"params": list(model.encoder.parameters()), "lr": rate},
-        {"params": list(model.head.parameters()), "lr": HEAD_RATE * rate},
+        {"params": list(encoder.parameters()), "lr": rate},
+        {"params": [weight for module in others for weight in module.parameters()], "lr": HEAD_RATE * rate},
     ]
     optimizer = new_optimizer(config.optimizer, groups, MOMENTUM, config.weight_decay, "segmentation")
     return optimizer, PolynomialLR(optimizer, config.steps, POLY_POWER)
@@ -233,7 +234,6 @@ def network_folder(run: Run, name: str) -> Path:
     return run.artifacts("segmentation") / name
 
 
-@lru_cache(maxsize=4)  # the fingerprint of the code takes a while, and every store asks for it
 def network_settings(run: Run) -> dict[str, Any]:
     """What every network depends on; its masks come on top."""
     config = asdict(run.profile.segmentation)

@@ -17,8 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import PolynomialLR
 
 from wsseg_core.artifacts import ArtifactStore
 from wsseg_core.classifier import load_classifier, load_trained, new_classifier
@@ -26,21 +24,19 @@ from wsseg_core.config import DifferenceConfig, Profile
 from wsseg_core.difference import Biases, collapsed, refine, seed_biases, training_biases
 from wsseg_core.errors import WorkbookError
 from wsseg_core.nets.static import StaticNet, static_loss
-from wsseg_core.parallel import parallel_map
+from wsseg_core.parallel import FEW_IMAGES, parallel_map
 from wsseg_core.predictions import inference_sizes, input_size
 from wsseg_core.runs import Run
 from wsseg_core.seeds import SeedSetting, mask_settings, open_seed_masks, seed_setting
 from wsseg_core.segmentation import (
-    HEAD_RATE,
-    MOMENTUM,
-    POLY_POWER,
     PseudoLabelled,
     check_pseudo_labels,
     network_settings,
     new_network,
+    poly_optimizer,
     scaled,
 )
-from wsseg_core.training import Hardware, Recipe, fit, new_optimizer
+from wsseg_core.training import Hardware, Recipe, fit
 
 NOTEBOOK = "07_static_refinement"
 INPUTS = ("both", "knowledge")
@@ -124,7 +120,8 @@ def train_static(run: Run, exclusion: bool = True, devices: int = 1) -> list[dic
     model, settings = _new_net(run, load_classifier(run)), training_settings(run, exclusion)
     path = checkpoint_path(run, exclusion)
     ArtifactStore.create(path.parent, settings, NOTEBOOK)
-    optimizer, schedule = _optimizer(run, model)
+    network = model.segmentation
+    optimizer, schedule = poly_optimizer(config, network.encoder, [network.head, model.detector])
     recipe = Recipe(
         loss=partial(static_loss, exclusion=exclusion),
         dataset=PseudoLabelled(run.devkit, run.train_ids, pair, config, run.seed),
@@ -143,24 +140,11 @@ def _new_net(run: Run, classifier: nn.Module) -> StaticNet:
     return StaticNet(new_network(run, classifier), run.profile.difference.channels)
 
 
-def _optimizer(run: Run, model: StaticNet) -> tuple[Optimizer, PolynomialLR]:
-    """That of `poly_optimizer`; the detector learns as fast as the head."""
-    config, network = run.profile.segmentation, model.segmentation
-    others = [*network.head.parameters(), *model.detector.parameters()]
-    groups = [
-        {"params": list(network.encoder.parameters()), "lr": config.learning_rate},
-        {"params": others, "lr": HEAD_RATE * config.learning_rate},
-    ]
-    optimizer = new_optimizer(config.optimizer, groups, MOMENTUM, config.weight_decay, "segmentation")
-    return optimizer, PolynomialLR(optimizer, config.steps, POLY_POWER)
-
-
 def checkpoint_path(run: Run, exclusion: bool = True) -> Path:
     """File of the training state."""
     return run.artifacts("refinement") / ("static" if exclusion else "static_no_exclusion") / "network.ckpt"
 
 
-@lru_cache(maxsize=4)  # the fingerprint of the code takes a while, and every store asks for it
 def training_settings(run: Run, exclusion: bool = True) -> dict[str, Any]:
     """What the network depends on: what a segmentation network does, the two masks, and the detector."""
     knowledge, advice = (mask_settings(run, setting) for setting in _pair_settings(run.profile))
@@ -310,7 +294,7 @@ def refine_masks(
     stores = {s: ArtifactStore.create(_folder(run, s), refined_settings(run, s), NOTEBOOK) for s in settings}
     missing = [image_id for image_id in ids if not all(store.has(image_id) for store in stores.values())]
     work = partial(_refine_and_save, run=run, pair=pair, stores=stores)
-    for _ in parallel_map(work, missing, description="refined masks", workers=workers, chunk=8):
+    for _ in parallel_map(work, missing, description="refined masks", workers=workers, chunk=8, few=FEW_IMAGES):
         pass
     return {setting.name: store for setting, store in stores.items()}
 

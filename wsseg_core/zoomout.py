@@ -266,7 +266,6 @@ def _map_folder(run: Run) -> Path:
     return run.artifacts("zoomout_maps")
 
 
-@lru_cache(maxsize=4)  # the fingerprint of the code takes a while, and every store asks for it
 def _bag_settings(run: Run) -> dict[str, Any]:
     """What the features depend on; what the SVM is given does not belong to it."""
     config = asdict(run.profile.zoomout)
