@@ -3,22 +3,32 @@
 import contextlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from wsseg_core.cam import extract_cams, load_cam, train_cam
 from wsseg_core.classifier import LabelledImages, load_classifier, train_classifier
 from wsseg_core.data.voc import VocMasks
 from wsseg_core.dcsm import SavedMaps, segment_image
+from wsseg_core.dcsm_seeds import dcsm_masks
 from wsseg_core.dependencies import PACKAGE, module_closure, read_cells
+from wsseg_core.dynamic_refinement import NOTEBOOK as DYNAMIC
+from wsseg_core.dynamic_refinement import dynamic_settings, load_dynamic, train_dynamic
 from wsseg_core.extraction import classify, extract, planned_extractions
 from wsseg_core.forward_backward import ForwardMaps
 from wsseg_core.forward_maps import extract_score_maps
 from wsseg_core.methods import method_settings
 from wsseg_core.nets.folding import fold_batch_norm
+from wsseg_core.predictions import extract_predictions
+from wsseg_core.psa import extract_walks, load_affinity, make_affinity_labels, train_affinity
 from wsseg_core.runs import Run
 from wsseg_core.saliency import prepare
+from wsseg_core.seeds import seed_masks, seed_setting
+from wsseg_core.segmentation import train_segmentation
+from wsseg_core.static_refinement import NOTEBOOK as STATIC
+from wsseg_core.static_refinement import refine_masks, static_setting, train_static
 from wsseg_core.zoomout import extract_class_maps, train_zoom_out
 
 NOTEBOOKS = sorted((PACKAGE.parent / "notebooks").glob("*.ipynb"))
@@ -71,9 +81,29 @@ def train_and_infer(run: Run) -> None:
         maps.of(image_id).masks(method_settings(run.profile))
 
 
-def test_training_and_inference_open_no_mask(run: Run) -> None:
+def refine_seeds(run: Run) -> None:
+    """From CAMs to the dynamic stage."""
+    train_classifier(run)
+    train_cam(run)
+    extract_cams(run, load_cam(run), run.train_ids)
+    make_affinity_labels(run, run.train_ids)
+    train_affinity(run)
+    extract_walks(run, load_affinity(run), run.train_ids)
+    for crf in (False, True):
+        seed_masks(run, run.train_ids, seed_setting(run.profile, "psa", crf))
+    dcsm_masks(run, run.train_ids, STATIC)
+    train_static(run)
+    (static,) = refine_masks(run, [static_setting(run.profile)], run.train_ids).values()
+    train_segmentation(run, "static", static, STATIC)
+    dynamic = dynamic_settings(run.profile)[0]
+    train_dynamic(run, dynamic, static, "static", STATIC, workers=1)
+    extract_predictions(run, dynamic.name, run.val_ids, DYNAMIC, load_dynamic(run, dynamic))
+
+
+@pytest.mark.parametrize("stages", [train_and_infer, refine_seeds])
+def test_training_and_inference_open_no_mask(run: Run, stages: Callable[[Run], None]) -> None:
     with closed_firewall():
-        train_and_infer(run)
+        stages(run)
 
 
 def test_the_firewall_notices_a_leak_in_training(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
