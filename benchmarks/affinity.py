@@ -6,7 +6,7 @@ Grids of 28×28, 56×56 (a 448-pixel image at stride 8) and 112×112 positions, 
 measured with and without building its matrix from the affinities; dense is the walk alone, once, and at 112 not at all:
 a matrix has 630 MB there, and its eight squarings are 3·10¹³ operations. Peak memory is that of a process of its own
 that does nothing else, less what it holds before. Where other programs hold the cores, wall time says little; `--busy`
-takes the CPU time of one thread instead. Results go to `results/benchmarks/affinity.json`.
+takes the CPU time of one thread instead. Results go to `results/benchmarks/affinity.json`, and a picture beside it.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 
@@ -118,6 +119,21 @@ def report(grids: dict[str, dict[str, float]]) -> None:
     print(f"goal at {GOAL_SIDE}×{GOAL_SIDE}: {GOAL:.0f} times")
 
 
+def draw(grids: dict[str, dict[str, float]]) -> None:
+    """Time and memory against the side of the grid, on logarithmic scales, ours and dense."""
+    sides = {name: [side for side, row in grids.items() if name in row] for name in ("walk_s", "dense_walk_s")}
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    panels = {"seconds": ("walk_s", "dense_walk_s"), "MiB": ("memory_mib", "dense_memory_mib")}
+    for panel, (unit, names) in zip(axes, panels.items(), strict=True):
+        for name, of, label in zip(names, sides.values(), ("sparse walk", "dense squaring"), strict=True):
+            panel.plot([int(side) for side in of], [grids[side][name] for side in of], "o-", label=label)
+        panel.set(xlabel="side of the grid", ylabel=unit, xscale="log", yscale="log")
+        panel.set_xticks(SIDES, [str(side) for side in SIDES])
+        panel.minorticks_off()
+        panel.legend()
+    figure.savefig(RESULT.with_suffix(".png"), dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5, help="repeats of ours; the median counts")
@@ -137,6 +153,7 @@ def main() -> None:
     settings = {"maps": MAPS, "steps": STEPS, "radius": RADIUS, "threads": torch.get_num_threads()}
     write_json(RESULT, {"load_before": load, **settings, "goal": GOAL, "grids": grids})
     report(grids)
+    draw(grids)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from wsseg_core.classifier import new_classifier
-from wsseg_core.config import load_profile
+from wsseg_core.config import ClassifierConfig, load_profile
 from wsseg_core.data.voc import write_palette_png
 from wsseg_core.nets.folding import fold_batch_norm
 from wsseg_core.runs import Run
@@ -22,6 +22,20 @@ TINY_SPLITS = {
     "train": ["2007_000001", "2007_000002", "2007_000003", "2007_000004", "2007_000005", "2007_000006"],
     "val": ["2008_000001", "2008_000002", "2008_000003"],
 }
+
+# A classifier that trains in a moment.
+NARROW = ClassifierConfig(
+    width=2,
+    batch_norm=True,
+    fc_channels=4,
+    fc6_kernel=3,
+    weights="random",
+    head_steps=0,
+    steps=1,
+    checkpoint_every=1,
+    precision="float32",
+    workers=0,
+)
 
 
 @pytest.fixture

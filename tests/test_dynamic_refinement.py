@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import killed_at_call, write_tiny_devkit
+from conftest import NARROW, killed_at_call, write_tiny_devkit
 from torch import Tensor, nn
 
 from wsseg_core import dynamic_refinement
 from wsseg_core.artifacts import ArtifactStore
 from wsseg_core.classifier import train_classifier
 from wsseg_core.config import (
-    ClassifierConfig,
     CrfConfig,
     DataConfig,
     DifferenceConfig,
@@ -386,18 +385,6 @@ def test_workers_end_with_the_pool_after_an_error_too():
 
 SEGMENTATION = SegmentationConfig(
     channels=4, dilation=1, crop=32, resize_range=(0.8, 1.2), batch_size=3, steps=2, scales=(1.0,)
-)
-NARROW = ClassifierConfig(
-    width=2,
-    batch_norm=True,
-    fc_channels=4,
-    fc6_kernel=3,
-    weights="random",
-    head_steps=0,
-    steps=1,
-    checkpoint_every=1,
-    precision="float32",
-    workers=0,
 )
 
 

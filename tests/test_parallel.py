@@ -22,8 +22,10 @@ def test_results_come_in_the_order_of_the_items():
     assert list(mapped(math.sqrt, range(10), workers=2, chunk=3)) == [math.sqrt(item) for item in range(10)]
 
 
-def test_the_work_is_done_elsewhere_unless_there_is_one_worker():
+def test_the_work_is_done_elsewhere_unless_there_is_one_worker_or_little_to_do():
     assert set(mapped(process_id, range(4), workers=1)) == {os.getpid()}
+    assert set(mapped(process_id, range(4), workers=2, few=5)) == {os.getpid()}
+    assert os.getpid() not in set(mapped(process_id, range(4), workers=2, few=4))
     assert os.getpid() not in set(mapped(process_id, range(4), workers=2))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import write_tiny_devkit
+from conftest import NARROW, write_tiny_devkit
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from wsseg_core import predictions, segmentation
 from wsseg_core.artifacts import ArtifactStore
 from wsseg_core.classifier import load_classifier, new_classifier, train_classifier
-from wsseg_core.config import ClassifierConfig, CrfConfig, DataConfig, Profile, SegmentationConfig
+from wsseg_core.config import CrfConfig, DataConfig, Profile, SegmentationConfig
 from wsseg_core.crf import dense_crf
 from wsseg_core.data.transforms import MEAN, STD, normalise
 from wsseg_core.data.voc import VOID
@@ -55,18 +55,6 @@ from wsseg_core.training import read_checkpoint
 NOTEBOOK = "06_seeds"
 CONFIG = SegmentationConfig(
     channels=4, dilation=1, crop=32, resize_range=(0.8, 1.2), batch_size=2, steps=4, scales=(0.75, 1.0)
-)
-NARROW = ClassifierConfig(
-    width=2,
-    batch_norm=True,
-    fc_channels=4,
-    fc6_kernel=3,
-    weights="random",
-    head_steps=0,
-    steps=1,
-    checkpoint_every=1,
-    precision="float32",
-    workers=0,
 )
 CRF = CrfConfig(w1=5, gamma_beta=80, iterations=2)
 SQUARE = "2007_000005"  # the one square image, 40×40

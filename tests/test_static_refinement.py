@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import killed_at_call, with_running_statistics, write_tiny_devkit
+from conftest import NARROW, killed_at_call, with_running_statistics, write_tiny_devkit
 from torch import Tensor, nn
 
 from wsseg_core import cam, static_refinement
 from wsseg_core.artifacts import ArtifactStore
 from wsseg_core.classifier import train_classifier
-from wsseg_core.config import ClassifierConfig, DataConfig, DifferenceConfig, Profile, SegmentationConfig
+from wsseg_core.config import DataConfig, DifferenceConfig, Profile, SegmentationConfig
 from wsseg_core.data.transforms import normalise
 from wsseg_core.data.voc import VOID
 from wsseg_core.difference import Biases
@@ -46,18 +46,6 @@ from wsseg_core.static_refinement import (
 from wsseg_core.training import Recipe, read_checkpoint
 
 CONFIG = SegmentationConfig(channels=4, dilation=1, crop=32, resize_range=(0.8, 1.2), batch_size=2, steps=4)
-NARROW = ClassifierConfig(
-    width=2,
-    batch_norm=True,
-    fc_channels=4,
-    fc6_kernel=3,
-    weights="random",
-    head_steps=0,
-    steps=1,
-    checkpoint_every=1,
-    precision="float32",
-    workers=0,
-)
 ALIKE, VANISHING, WITHOUT_CLASS = "2007_000001", "2007_000003", "2007_000005"  # kinds of images
 Maps = tuple[Tensor, Tensor]
 
