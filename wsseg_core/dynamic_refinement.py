@@ -35,14 +35,13 @@ from wsseg_core.predictions import (
 )
 from wsseg_core.runs import Run
 from wsseg_core.segmentation import (
-    PseudoLabelled,
     check_pseudo_labels,
     checkpoint_path,
     load_segmentation,
     network_folder,
     network_settings,
     new_network,
-    poly_optimizer,
+    pseudo_label_recipe,
     scaled,
 )
 from wsseg_core.training import Hardware, Recipe, fit
@@ -110,25 +109,14 @@ def train_dynamic(
 def _recipe(run: Run, step: DynamicStep, seed: ArtifactStore, store: ArtifactStore) -> Recipe:
     config = replace(run.profile.segmentation, **asdict(run.profile.dynamic))
     net, network = step.net, step.net.segmentation
-    optimizer, schedule = poly_optimizer(config, network.encoder, [network.head, net.sub_head, net.detectors])
+    parts = network.encoder, [network.head, net.sub_head, net.detectors]
+    recipe = pseudo_label_recipe(run, _loss, [seed], config, parts, store.record["settings"])
 
     def validate(_: nn.Module) -> dict[str, float]:
-        _save_snapshot(run, store, step, schedule.last_epoch)
+        _save_snapshot(run, store, step, recipe.schedule.last_epoch)
         return step.pool.lap()
 
-    return Recipe(
-        loss=_loss,
-        dataset=PseudoLabelled(run.devkit, run.train_ids, [seed], config, run.seed),
-        optimizer=optimizer,
-        schedule=schedule,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        seed=run.seed,
-        validate=validate,
-        validate_every=-(-config.steps // SNAPSHOTS),
-        checkpoint_every=run.profile.classifier.checkpoint_every,
-        settings=store.record["settings"],
-    )
+    return replace(recipe, validate=validate, validate_every=-(-config.steps // SNAPSHOTS))
 
 
 def _new_step(run: Run, setting: DynamicSetting, start: SegmentationNet, pool: CrfPool) -> DynamicStep:

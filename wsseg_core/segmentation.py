@@ -10,7 +10,7 @@ is the same call with a store of true masks, which an evaluation cell has to mak
 Batch norm is frozen, as in SSDD: it is folded into the convolutions before it, whose weights go on learning.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ class PseudoLabelled(Dataset):
         image = self.devkit.image(image_id)
         masks = torch.stack([self._mask(store, image_id, image.shape[:2]) for store in self.masks])
         rng = np.random.default_rng([self.seed, step, index])
-        ratio = self.config.crop * rng.uniform(*self.config.resize_range) / max(image.shape)
+        ratio = self.config.crop * rng.uniform(*self.config.resize_range) / max(image.shape[:2])
         height, width = (max(1, round(side * ratio)) for side in image.shape[:2])
         padding = crop_padding((height, width), self.config.crop, rng)
         pixels = F.pad(scaled(image, (height, width)), padding)  # with 0, after normalisation the mean colour
@@ -153,18 +153,7 @@ def train_segmentation(
     settings = network_settings(run) | {"masks": masks.record}
     ArtifactStore.create(network_folder(run, name), settings, made_by)
     model = new_network(run, load_classifier(run))
-    optimizer, schedule = poly_optimizer(config, model.encoder, [model.head])
-    recipe = Recipe(
-        loss=_loss,
-        dataset=PseudoLabelled(run.devkit, run.train_ids, [masks], config, run.seed),
-        optimizer=optimizer,
-        schedule=schedule,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        seed=run.seed,
-        checkpoint_every=common.checkpoint_every,
-        settings=settings,
-    )
+    recipe = pseudo_label_recipe(run, _loss, [masks], config, (model.encoder, [model.head]), settings)
     hardware = Hardware(common.precision, devices, common.workers)
     return fit(model, recipe, checkpoint_path(run, name), hardware, f"training {name}")
 
@@ -186,6 +175,38 @@ def new_network(run: Run, classifier: nn.Module) -> SegmentationNet:
     torch.manual_seed(run.seed)
     backbone = fold_batch_norm(classifier)
     return SegmentationNet(run.devkit.num_classes, backbone, config.channels, config.dilation, config.dropout)
+
+
+def pseudo_label_recipe(
+    run: Run,
+    loss: Callable[[nn.Module, Any], Tensor],
+    masks: Sequence[ArtifactStore],
+    config: SegmentationConfig,
+    parts: tuple[nn.Module, Sequence[nn.Module]],
+    settings: Mapping[str, Any],
+) -> Recipe:
+    """How every stage learns from pseudo labels of the run's training images.
+
+    Args:
+        run: the run.
+        loss: of a batch of `PseudoLabelled`.
+        masks: see `PseudoLabelled`.
+        config: of the stage.
+        parts: what is trained: the encoder, and heads and detectors; see `poly_optimizer`.
+        settings: what the result depends on.
+    """
+    optimizer, schedule = poly_optimizer(config, *parts)
+    return Recipe(
+        loss=loss,
+        dataset=PseudoLabelled(run.devkit, run.train_ids, masks, config, run.seed),
+        optimizer=optimizer,
+        schedule=schedule,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        seed=run.seed,
+        checkpoint_every=run.profile.classifier.checkpoint_every,
+        settings=settings,
+    )
 
 
 def poly_optimizer(

@@ -29,14 +29,13 @@ from wsseg_core.predictions import inference_sizes, input_size
 from wsseg_core.runs import Run
 from wsseg_core.seeds import SeedSetting, mask_settings, open_seed_masks, seed_setting
 from wsseg_core.segmentation import (
-    PseudoLabelled,
     check_pseudo_labels,
     network_settings,
     new_network,
-    poly_optimizer,
+    pseudo_label_recipe,
     scaled,
 )
-from wsseg_core.training import Hardware, Recipe, fit
+from wsseg_core.training import Hardware, fit
 
 NOTEBOOK = "07_static_refinement"
 INPUTS = ("both", "knowledge")
@@ -120,19 +119,9 @@ def train_static(run: Run, exclusion: bool = True, devices: int = 1) -> list[dic
     model, settings = _new_net(run, load_classifier(run)), training_settings(run, exclusion)
     path = checkpoint_path(run, exclusion)
     ArtifactStore.create(path.parent, settings, NOTEBOOK)
-    network = model.segmentation
-    optimizer, schedule = poly_optimizer(config, network.encoder, [network.head, model.detector])
-    recipe = Recipe(
-        loss=partial(static_loss, exclusion=exclusion),
-        dataset=PseudoLabelled(run.devkit, run.train_ids, pair, config, run.seed),
-        optimizer=optimizer,
-        schedule=schedule,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        seed=run.seed,
-        checkpoint_every=common.checkpoint_every,
-        settings=settings,
-    )
+    network, loss = model.segmentation, partial(static_loss, exclusion=exclusion)
+    parts = network.encoder, [network.head, model.detector]
+    recipe = pseudo_label_recipe(run, loss, pair, config, parts, settings)
     return fit(model, recipe, path, Hardware(common.precision, devices, common.workers), f"training {path.parent.name}")
 
 
