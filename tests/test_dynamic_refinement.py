@@ -226,6 +226,17 @@ def test_each_setting_learns_what_it_should(setting: DynamicSetting):
     torch.testing.assert_close(loss, losses_by_hand(net, seed, result) + sum(further))
 
 
+def test_the_branches_learn_the_seed_alone_until_the_detectors_are_warm():
+    setting, seed, crf = DynamicSetting("a", second_module=False), [[[1, 0], [0, 0]]], [[1, 0], [1, 0]]
+    wrong, right = [[[9.0, 9.0], [9.0, 9.0]]], [[[-9.0, -9.0], [-9.0, -9.0]]]
+    net = Told([[[1, 1], [0, 0]]], SUB, [(wrong, right)])  # takes the CRF
+    step = DynamicStep(net, setting, BIASES, ToldPool(crf, crf, crf), warmup=2)  # type: ignore[arg-type]
+    _, difference = step.first_step(look(step_of(net, ToldPool(crf)), seed, [[1, 0]]))
+    assert difference > 0  # a detector learns all the while
+    for learnt in (seed, seed, [crf]):
+        torch.testing.assert_close(step(*batch(seed, [[1, 0]])), losses_by_hand(net, seed, learnt) + difference)
+
+
 def test_a_target_that_is_not_known():
     with pytest.raises(WorkbookError, match="a: target 'crf' is not known; use sub_branch or seed"):
         DynamicSetting("a", second_target="crf")
@@ -431,7 +442,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
         classifier=NARROW,
         segmentation=SEGMENTATION,
         difference=DifferenceConfig(channels=8),
-        dynamic=DynamicConfig(resize_range=(0.8, 1.3), learning_rate=1e-3, steps=5),
+        dynamic=DynamicConfig(resize_range=(0.8, 1.3), learning_rate=1e-3, steps=5, warmup_steps=2),
         seed_crf=SeedCrfConfig(iterations=2),
         sweeps=SweepConfig(example_images=2),
     )

@@ -258,6 +258,7 @@ class DynamicConfig:
     resize_range: tuple[float, float] = (1.15, 1.71)  # ratio to the crop of the longest side: 512 to 768
     learning_rate: float = 1e-3  # of the encoder; heads and detectors learn ten times faster
     steps: int = 54_000  # SSDD: 41 epochs
+    warmup_steps: int = 0  # the first of them: detectors learn, while the branches go on learning the fixed seed
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,9 @@ def train_dynamic(
 
 
 def _recipe(run: Run, step: DynamicStep, seed: ArtifactStore, store: ArtifactStore) -> Recipe:
-    config = replace(run.profile.segmentation, **asdict(run.profile.dynamic))
+    own = asdict(run.profile.dynamic)
+    del own["warmup_steps"]
+    config = replace(run.profile.segmentation, **own)
     net, network = step.net, step.net.segmentation
     parts = network.encoder, [network.head, net.sub_head, net.detectors]
     recipe = pseudo_label_recipe(run, _loss, [seed], config, parts, store.record["settings"])
@@ -122,7 +124,8 @@ def _recipe(run: Run, step: DynamicStep, seed: ArtifactStore, store: ArtifactSto
 def _new_step(run: Run, setting: DynamicSetting, start: SegmentationNet, pool: CrfPool) -> DynamicStep:
     torch.manual_seed(run.seed)
     net = DynamicNet(start, run.profile.difference.channels, setting.modules)
-    return DynamicStep(net, setting, training_biases(run.profile.difference), pool)
+    biases, warmup = training_biases(run.profile.difference), run.profile.dynamic.warmup_steps
+    return DynamicStep(net, setting, biases, pool, warmup)
 
 
 def _loss(step: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:

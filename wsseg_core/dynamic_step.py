@@ -11,10 +11,12 @@ The main branch learns the result of step 2, the sub branch that result and the 
 
     L = L_main + (L_seed + L_result) / 2 + L_dd1 + L_dd2
 
-Departures: the slides leave out no image from L_dd2; here an image is left out of the loss of any pair of masks between
-which one of its classes collapses, as in L_dd1. The slides do not say what resolution masks have; here detectors and
-losses work at stride 8, refinement and CRF on the pixels of the crop. The CRF sees the crop without its padding; its
-widths are those for an image of that size.
+Departures: over the first `warmup` steps, where there are any, the branches learn the seed alone while the detectors
+learn to foresee; a run of few steps would otherwise be taught at its highest rate what detectors draw that know nothing
+yet. The slides leave out no image from L_dd2; here an image is left out of the loss of any pair of masks between which
+one of its classes collapses, as in L_dd1. The slides do not say what resolution masks have; here detectors and losses
+work at stride 8, refinement and CRF on the pixels of the crop. The CRF sees the crop without its padding; its widths
+are those for an image of that size.
 """
 
 from collections.abc import Callable
@@ -118,11 +120,17 @@ class DynamicStep(nn.Module):
         setting: the stage or an ablation.
         biases: of both refinements.
         pool: for the CRFs.
+        warmup: steps of the training before the branches learn from what the detectors draw.
     """
 
-    def __init__(self, net: DynamicNet, setting: DynamicSetting, biases: Biases, pool: CrfPool) -> None:
+    steps_seen: Tensor  # kept with the weights, so that a run that was killed knows where it was
+
+    def __init__(
+        self, net: DynamicNet, setting: DynamicSetting, biases: Biases, pool: CrfPool, warmup: int = 0
+    ) -> None:
         super().__init__()
-        self.net, self.setting, self.biases, self.pool = net, setting, biases, pool
+        self.net, self.setting, self.biases, self.pool, self.warmup = net, setting, biases, pool, warmup
+        self.register_buffer("steps_seen", torch.zeros((), dtype=torch.long))
 
     def forward(self, images: Tensor, masks: Tensor, labels: Tensor) -> Tensor:
         """Loss of a batch: the CRFs of its first half run while the second half goes through the network, and so on.
@@ -141,6 +149,7 @@ class DynamicStep(nn.Module):
         parts = zip(images.chunk(2), masks[:, 0].chunk(2), labels.chunk(2), strict=True)
         halves = [self.look(*part) for part in parts]
         losses = [self._loss(half) * len(half.seed) / len(images) for half in halves]
+        self.steps_seen += 1
         return torch.stack(losses).sum()
 
     def look(self, images: Tensor, seed: Tensor, labels: Tensor) -> Half:
@@ -169,11 +178,11 @@ class DynamicStep(nn.Module):
         """What the main branch is to learn, uint8 (B, H, W), and the loss of the detectors."""
         if not self.setting.refinement:
             return half.seed, half.seed.new_zeros((), dtype=torch.float32)
-        first, difference = self.first_step(half)
-        if not self.setting.second_module:
-            return first, difference
-        second, further = self.second_step(half, first)
-        return second, difference + further
+        result, difference = self.first_step(half)
+        if self.setting.second_module:
+            result, further = self.second_step(half, result)
+            difference = difference + further
+        return half.seed if self.steps_seen < self.warmup else result, difference
 
     def first_step(self, half: Half) -> tuple[Tensor, Tensor]:
         """Step 1: the prediction (knowledge) and the same after the CRF (advice).
