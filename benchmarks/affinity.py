@@ -10,8 +10,8 @@ takes the CPU time of one thread instead. Results go to `results/benchmarks/affi
 """
 
 import argparse
+import ctypes
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -93,20 +93,28 @@ def print_peak_memory(side: int, contender: str) -> None:
     features, maps = scene(side)
     affinity = affinities(features[:1])  # one channel, whose differences leave no higher peak behind
     random_walk(build(affinities(features[:, :8, :8]), 8), maps[:, :8, :8])  # libraries load on first use
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    ctypes.CDLL(None).malloc_trim(0)  # gives back what was freed, or the walk would fill it unseen
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of what was done so far
+    before = memory_kib("VmRSS")
     transition = build(affinity, side)
     if contender == "dense":
         dense_walk(transition.to_dense(), maps)
     else:
         random_walk(transition, maps)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+    print((memory_kib("VmHWM") - before) / 2**10)
+
+
+def memory_kib(kind: str) -> int:
+    """KiB that this process holds (VmRSS), or held at most (VmHWM); Linux only."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith(f"{kind}:"))
 
 
 def report(grids: dict[str, dict[str, float]]) -> None:
     for side, row in grids.items():
         print(
             f"{side:>3}×{side:<3} affinities {1e3 * row['affinities_s']:5.1f} ms, matrix {1e3 * row['matrix_s']:5.1f} "
-            f"ms, walk {1e3 * row['walk_s']:5.1f} ms, {row['memory_mib']:4.0f} MiB",
+            f"ms, walk {1e3 * row['walk_s']:5.1f} ms, {row['memory_mib']:4.1f} MiB",
             end="",
         )
         if "ratio" in row:
@@ -127,10 +135,10 @@ def draw(grids: dict[str, dict[str, float]]) -> None:
     for panel, (unit, names) in zip(axes, panels.items(), strict=True):
         for name, of, label in zip(names, sides.values(), ("sparse walk", "dense squaring"), strict=True):
             panel.plot([int(side) for side in of], [grids[side][name] for side in of], "o-", label=label)
-        panel.set(xlabel="side of the grid", ylabel=unit, xscale="log", yscale="log")
+        panel.set(xlabel="side of the grid, positions", ylabel=unit, xscale="log", yscale="log")
         panel.set_xticks(SIDES, [str(side) for side in SIDES])
         panel.minorticks_off()
-        panel.legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     figure.savefig(RESULT.with_suffix(".png"), dpi=120)
 
 
@@ -147,9 +155,7 @@ def main() -> None:
         print_peak_memory(arguments.side, arguments.memory_of)
         return
     load = os.getloadavg()[0]
-    # Memory first: the peak of a process counts from that of the one that started it.
-    memory = {str(side): memory_of_both(side, arguments.busy) for side in SIDES}
-    grids = {str(side): measure(side, arguments.repeats) | memory[str(side)] for side in SIDES}
+    grids = {str(side): measure(side, arguments.repeats) | memory_of_both(side, arguments.busy) for side in SIDES}
     settings = {"maps": MAPS, "steps": STEPS, "radius": RADIUS, "threads": torch.get_num_threads()}
     write_json(RESULT, {"load_before": load, **settings, "goal": GOAL, "grids": grids})
     report(grids)
