@@ -81,7 +81,7 @@ class PseudoLabelled(Dataset):
         step, index = key
         image_id = self.ids[index]
         image = self.devkit.image(image_id)
-        masks = torch.stack([self._mask(store, image_id, image.shape[:2]) for store in self.masks])
+        masks = torch.stack([torch.from_numpy(load_mask(store, image_id, image.shape[:2])) for store in self.masks])
         rng = np.random.default_rng([self.seed, step, index])
         ratio = self.config.crop * rng.uniform(*self.config.resize_range) / max(image.shape[:2])
         height, width = (max(1, round(side * ratio)) for side in image.shape[:2])
@@ -92,15 +92,20 @@ class PseudoLabelled(Dataset):
             pixels, masks = pixels.flip(2), masks.flip(2)
         return pixels, masks, torch.from_numpy(self.devkit.labels(image_id) > 0)
 
-    @staticmethod
-    def _mask(store: ArtifactStore, image_id: str, size: tuple[int, ...]) -> Tensor:
-        mask = store.load(image_id)["mask"]
-        if mask.shape != size:
-            raise WorkbookError(
-                f"{store.path(image_id)}: the mask is {mask.shape}, its image {size}; "
-                f"run notebook {store.record['made_by']} again"
-            )
-        return torch.from_numpy(mask)
+
+def load_mask(store: ArtifactStore, image_id: str, size: tuple[int, ...]) -> np.ndarray:
+    """The mask of an image of `size` (H, W), uint8 (H, W), 0..C or 255.
+
+    Raises:
+        WorkbookError: the image has none in this store, or one of another size.
+    """
+    mask = store.load(image_id)["mask"]
+    if mask.shape != size:
+        raise WorkbookError(
+            f"{store.path(image_id)}: the mask is {mask.shape}, its image {size}; "
+            f"run notebook {store.record['made_by']} again"
+        )
+    return mask
 
 
 def crop_padding(size: tuple[int, int], crop: int, rng: np.random.Generator) -> tuple[int, int, int, int]:

@@ -30,6 +30,7 @@ from wsseg_core.runs import Run
 from wsseg_core.seeds import SeedSetting, mask_settings, open_seed_masks, seed_setting
 from wsseg_core.segmentation import (
     check_pseudo_labels,
+    load_mask,
     network_settings,
     new_network,
     pseudo_label_recipe,
@@ -245,19 +246,9 @@ def _refine(
 ) -> list[RefinedImage]:
     """One look at the image serves all settings."""
     image, labels = run.devkit.image(image_id), run.devkit.labels(image_id)
-    knowledge, advice = (_load_mask(store, image_id, image.shape[:2]) for store in pair)
+    knowledge, advice = (load_mask(store, image_id, image.shape[:2]) for store in pair)
     maps = difference_maps(model, image, knowledge, advice, refinement_size(run.profile))
     return [_merge(knowledge, advice, maps, labels, setting) for setting in settings]
-
-
-def _load_mask(store: ArtifactStore, image_id: str, size: tuple[int, ...]) -> np.ndarray:
-    mask = store.load(image_id)["mask"]
-    if mask.shape != size:
-        raise WorkbookError(
-            f"{store.path(image_id)}: the mask is {mask.shape}, its image {size}; "
-            f"run notebook {store.record['made_by']} again"
-        )
-    return mask
 
 
 def refine_masks(
