@@ -57,6 +57,7 @@ def test_a_profile_cannot_be_changed_afterwards():
         ("[toyvoc]\nnoise = -1", "toyvoc.noise = -1.0: use a number in 0..100"),
         ("[toyvoc]\nobject_counts = [0.5, 0.4]", "toyvoc.object_counts = .*: use one to three probabilities that add"),
         ("[toyvoc]\nobject_size = [1.2, 0.8]", "toyvoc.object_size = .*: use the smallest, then the largest"),
+        ("[dynamic]\nsteps = 4\nwarmup_steps = 4", "dynamic.warmup_steps = 4: use 0 or more, fewer than dynamic.steps"),
         ("[classifier\nwidth = 2", "not a TOML file"),
     ],
 )

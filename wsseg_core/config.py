@@ -260,6 +260,12 @@ class DynamicConfig:
     steps: int = 54_000  # SSDD: 41 epochs
     warmup_steps: int = 0  # the first of them: detectors learn, while the branches go on learning the fixed seed
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup_steps < self.steps:
+            raise WorkbookError(
+                f"dynamic.warmup_steps = {self.warmup_steps}: use 0 or more, fewer than dynamic.steps = {self.steps}"
+            )
+
 
 @dataclass(frozen=True)
 class OtherNetworkConfig:
