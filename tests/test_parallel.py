@@ -1,11 +1,15 @@
 import math
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 
+from wsseg_core import parallel
+from wsseg_core.config import Profile, load_profile
 from wsseg_core.errors import WorkbookError
-from wsseg_core.parallel import cpu_count, parallel_map
+from wsseg_core.parallel import check_shared_memory, cpu_count, parallel_map
 
 
 def mapped(*arguments: object, **options: int) -> Iterator:
@@ -56,3 +60,13 @@ def test_a_worker_that_dies_is_told_in_one_line_instead_of_waited_for():
     with pytest.raises(WorkbookError, match="a worker process died") as caught:
         list(mapped(os._exit, [1, 1], workers=2))
     assert "\n" not in str(caught.value)
+
+
+def test_batches_that_do_not_fit_into_shared_memory_are_refused_beforehand(monkeypatch: pytest.MonkeyPatch):
+    # The largest: 16 images of 448 * 1.4 pixels a side, 4 bytes a value; two processes read two batches ahead.
+    needed = 5 * 16 * 3 * (448 * 1.4) ** 2 * 4
+    for free, refused in ((needed + 1, False), (needed - 1, True)):
+        monkeypatch.setattr(parallel.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        with pytest.raises(WorkbookError, match="set workers = 0") if refused else nullcontext():
+            check_shared_memory(Profile())
+    check_shared_memory(load_profile("smoke"))  # reads images itself

@@ -16,6 +16,7 @@ from typing import Any
 
 from wsseg_core.dependencies import parse_cell, read_cells
 from wsseg_core.errors import WorkbookError
+from wsseg_core.parallel import check_shared_memory
 from wsseg_core.runs import open_run, project_root
 
 # What every notebook is told; its cell tagged `parameters` holds a default of each.
@@ -125,26 +126,28 @@ def run_workflow(
         Whether everything succeeded. What failed has been said by then.
 
     Raises:
-        WorkbookError: nothing was started, because the profile, a notebook or the results folder is not fit.
+        WorkbookError: nothing was started, because the profile, a notebook, the results folder or the machine is not
+            fit.
     """
     root = project_root()
-    folder = open_run(profile, seed, results).folder
+    run = open_run(profile, seed, results)
+    check_shared_memory(run.profile)
     sources = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     if not sources:
         raise WorkbookError(f"{root}: no notebooks here; change to the folder of the workbook and run again")
     for source in sources:
         check_parameters(source, RUN_PARAMETERS)
-    _make_folder(folder)
+    _make_folder(run.folder)
     arguments = ["--cores", str(cores or "all"), "--nolock", "--rerun-incomplete"]
     if target := only or until:
         arguments += ["--force"] if only else []
-        arguments.append(str(folder / "notebooks" / _named(target, sources).name))
+        arguments.append(str(run.folder / "notebooks" / _named(target, sources).name))
     arguments += ["--config", f"profile={profile}", f"seed={seed}", f"results={results}"]
     pending = _out_of_date(arguments, root)
     if pending is None:
         return False
     print(f"to run: {', '.join(pending)}" if pending else "nothing to do", flush=True)
-    return dry_run or not pending or _snakemake([*arguments, "--quiet", "all"], root, folder)
+    return dry_run or not pending or _snakemake([*arguments, "--quiet", "all"], root, run.folder)
 
 
 def _execute(path: Path, running: Path, parameters: Mapping[str, Any]) -> str:

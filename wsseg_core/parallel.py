@@ -2,16 +2,21 @@
 
 import multiprocessing
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from wsseg_core.config import Profile
 from wsseg_core.errors import WorkbookError
 
+SHARED_MEMORY = Path("/dev/shm")  # where a process that reads images leaves its batches
+READ_AHEAD = 2  # batches of each such process, as torch has it
 FEW_IMAGES = 50  # at a few hundredths of a second each
 
 Item = TypeVar("Item")
@@ -21,6 +26,32 @@ Result = TypeVar("Result")
 def cpu_count() -> int:
     """Cores that this process may use, at least one."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_shared_memory(profile: Profile) -> None:
+    """Make sure, before anything is started, that processes that read images can hand over the largest batches.
+
+    Docker grants 64 MB, and what does not fit kills them in the middle of a training.
+
+    Raises:
+        WorkbookError: there is too little room.
+    """
+    classifier, cam, net = profile.classifier, profile.cam, profile.segmentation
+    if classifier.workers == 0 or not SHARED_MEMORY.is_dir():
+        return
+    batches = (
+        (classifier.batch_size, profile.data.image_size * classifier.resize_range[1]),
+        (cam.batch_size, cam.image_size * cam.resize_range[1]),
+        (net.batch_size, net.crop),
+    )
+    largest = max(images * 3 * side**2 * 4 for images, side in batches)  # float32, RGB
+    needed, free = (1 + READ_AHEAD * classifier.workers) * largest, shutil.disk_usage(SHARED_MEMORY).free
+    if free < needed:
+        raise WorkbookError(
+            f"{SHARED_MEMORY}: {free / 1e6:.0f} MB are free and batches of {classifier.workers} processes that read "
+            f"images take {needed / 1e6:.0f}; set workers = 0 in the profile's [classifier], or enlarge it: "
+            f"mount -o remount,size=2G {SHARED_MEMORY}, or docker run --shm-size=2g"
+        )
 
 
 def _one_thread() -> None:

@@ -5,6 +5,7 @@ augmentation of (seed, step, image), dropout of (seed, step). So the full state 
 and its step, and a run that was killed continues as if it had not been.
 """
 
+import contextlib
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from tqdm import tqdm
 
 from wsseg_core.artifacts import plain, write_atomically
 from wsseg_core.errors import WorkbookError
+from wsseg_core.parallel import SHARED_MEMORY
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -121,8 +123,8 @@ def fit(model: nn.Module, recipe: Recipe, checkpoint: Path, hardware: Hardware, 
         `learning_rate`, and one a validation, `step` and what `validate` gave.
 
     Raises:
-        WorkbookError: the training set is empty, the checkpoint there is damaged, or the loss is no longer finite
-            (the last checkpoint is kept).
+        WorkbookError: the training set is empty, the checkpoint there is damaged, or, with the last checkpoint kept,
+            the loss is no longer finite or a process that read images was killed.
     """
     if len(recipe.dataset) == 0:  # type: ignore[arg-type]
         raise WorkbookError(f"{checkpoint}: no image to train on; check the training split of the profile")
@@ -132,7 +134,8 @@ def fit(model: nn.Module, recipe: Recipe, checkpoint: Path, hardware: Hardware, 
         model.load_state_dict(state["model"])
     if state["step"] < recipe.steps:
         fabric.launch()
-        _run(fabric, model, recipe, state, checkpoint, hardware.workers, description)
+        with _lost_readers(description):
+            _run(fabric, model, recipe, state, checkpoint, hardware.workers, description)
     model.to("cpu").to(memory_format=torch.contiguous_format)
     return state["history"]
 
@@ -223,6 +226,20 @@ def _run(
             if fabric.is_global_zero:
                 _save(checkpoint, model, recipe, {"step": step, "history": history, "losses": losses})
             fabric.barrier()
+
+
+@contextlib.contextmanager
+def _lost_readers(description: str) -> Iterator[None]:
+    """Tell in one line that a process that read images was killed; torch's own message is longer, and a guess."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        raise WorkbookError(
+            f"{description}: a process that read images was killed, for want of memory or of room in {SHARED_MEMORY}; "
+            "free or enlarge it, or set workers = 0 in the profile's [classifier], and run again"
+        ) from None
 
 
 def _progress(fabric: "Fabric", recipe: Recipe, first: int, workers: int, description: str) -> tqdm:
