@@ -23,7 +23,7 @@ test: $(INSTALLED) ## lint, types, and the tests with coverage
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/pytest --cov
+	@OMP_NUM_THREADS=1 $(BIN)/pytest --cov --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lab: $(INSTALLED) ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks

@@ -28,6 +28,12 @@ TINY_SPLITS = {
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The notebooks come first: one process runs them while another runs all else."""
+    items.sort(key=lambda item: item.get_closest_marker("notebooks") is None)
+
+
 # A classifier that trains in a moment.
 NARROW = ClassifierConfig(
     width=2,

@@ -119,9 +119,9 @@ def test_workflow_goes_on_from_a_failure_and_runs_nothing_twice(
     assert capsys.readouterr().out.strip() == "to run: 00_first, 01_second, report"
     assert (executed / "01_second.failed.ipynb").is_file()
 
-    write_notebook(second, PARAMETERS)
+    write_notebook(second, PARAMETERS, "from wsseg_core.parallel import cpu_count\nassert cpu_count() == 1")
     (workbook / "notebooks/00_first.ipynb").touch()
-    assert run_workflow("smoke", 0, "results")
+    assert run_workflow("smoke", 0, "results", cores=1)
     assert capsys.readouterr().out.strip() == "to run: 01_second, report"
     assert not (executed / "01_second.failed.ipynb").exists()
     assert (workbook / "results/smoke/report/index.html").is_file()

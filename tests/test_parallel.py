@@ -9,7 +9,7 @@ import pytest
 from wsseg_core import parallel
 from wsseg_core.config import Profile, load_profile
 from wsseg_core.errors import WorkbookError
-from wsseg_core.parallel import check_shared_memory, cpu_count, parallel_map
+from wsseg_core.parallel import check_shared_memory, cpu_count, limit_cores, parallel_map
 
 
 def mapped(*arguments: object, **options: int) -> Iterator:
@@ -52,8 +52,11 @@ def test_the_bar_names_the_work_and_counts_the_items(capsys: pytest.CaptureFixtu
     assert "2/2" in shown
 
 
-def test_at_least_one_core_is_ours():
+def test_at_least_one_core_is_ours_and_no_more_than_we_were_given(monkeypatch: pytest.MonkeyPatch):
     assert 1 <= cpu_count() <= (os.cpu_count() or 1)
+    for name, value in limit_cores(1).items():
+        monkeypatch.setenv(name, value)
+    assert cpu_count() == 1
 
 
 def test_a_worker_that_dies_is_told_in_one_line_instead_of_waited_for():

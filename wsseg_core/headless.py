@@ -16,7 +16,7 @@ from typing import Any
 
 from wsseg_core.dependencies import parse_cell, read_cells
 from wsseg_core.errors import WorkbookError
-from wsseg_core.parallel import check_shared_memory
+from wsseg_core.parallel import check_shared_memory, limit_cores
 from wsseg_core.runs import open_run, project_root
 
 # What every notebook is told; its cell tagged `parameters` holds a default of each.
@@ -147,7 +147,7 @@ def run_workflow(
     if pending is None:
         return False
     print(f"to run: {', '.join(pending)}" if pending else "nothing to do", flush=True)
-    return dry_run or not pending or _snakemake([*arguments, "--quiet", "all"], root, run.folder)
+    return dry_run or not pending or _snakemake([*arguments, "--quiet", "all"], root, run.folder, cores)
 
 
 def _execute(path: Path, running: Path, parameters: Mapping[str, Any]) -> str:
@@ -217,10 +217,11 @@ def _out_of_date(arguments: list[str], root: Path) -> list[str] | None:
     return [Path(file).stem if rule == "notebook" else rule for file, rule in sorted(outputs.items())]
 
 
-def _snakemake(arguments: list[str], root: Path, folder: Path) -> bool:
+def _snakemake(arguments: list[str], root: Path, folder: Path, cores: int | None) -> bool:
     """Run what is out of date; a notebook that fails says so itself, one that was killed cannot."""
     start = time.time()
-    process = subprocess.Popen([*SNAKEMAKE, *arguments], cwd=root)
+    environment = os.environ | (limit_cores(cores) if cores else {})  # the kernels inherit it
+    process = subprocess.Popen([*SNAKEMAKE, *arguments], cwd=root, env=environment)
     try:
         code = process.wait()
     except KeyboardInterrupt:  # the child was interrupted too, and ends its notebook before it ends itself

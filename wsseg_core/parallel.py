@@ -16,6 +16,7 @@ from wsseg_core.config import Profile
 from wsseg_core.errors import WorkbookError
 
 SHARED_MEMORY = Path("/dev/shm")  # where a process that reads images leaves its batches
+CORES = "WSSEG_CORES"  # environment variable
 READ_AHEAD = 2  # batches of each such process, as torch has it
 FEW_IMAGES = 50  # at a few hundredths of a second each
 
@@ -24,8 +25,14 @@ Result = TypeVar("Result")
 
 
 def cpu_count() -> int:
-    """Cores that this process may use, at least one."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use, at least one: those of the system, or fewer where a run was given fewer."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, int(os.environ.get(CORES, cores)))
+
+
+def limit_cores(cores: int) -> dict[str, str]:
+    """What the environment of a process must say for it, its threads and its workers to use this many cores."""
+    return {CORES: str(cores), "OMP_NUM_THREADS": str(cores)}
 
 
 def check_shared_memory(profile: Profile) -> None:
