@@ -7,7 +7,7 @@ import pytest
 from conftest import write_tiny_devkit
 
 from wsseg_core.data.check import check_devkit
-from wsseg_core.data.voc import write_palette_png
+from wsseg_core.data.images import write_palette_png
 
 
 def lines_of(root, splits=None) -> list[str]:

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from conftest import TINY_SPLITS, write_tiny_devkit
 
+from wsseg_core.base.errors import WorkbookError
 from wsseg_core.data import download
 from wsseg_core.data.download import Archive, fetch_voc
 from wsseg_core.data.voc import VocDevkit
-from wsseg_core.errors import WorkbookError
 
 
 @dataclass

@@ -9,26 +9,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wsseg_core import forward_backward
-from wsseg_core.artifacts import ArtifactStore
-from wsseg_core.config import CrfConfig, SuperpixelCrfConfig, load_profile
-from wsseg_core.crf import dense_crf
-from wsseg_core.dcsm import ImageMaps, SavedMaps, Setting, dcsm_setting
-from wsseg_core.errors import WorkbookError
-from wsseg_core.extraction import classify, extract, planned_extractions
-from wsseg_core.forward_backward import (
-    ForwardImageMaps,
-    ForwardMaps,
-    ForwardSetting,
-    forward_setting,
-)
-from wsseg_core.forward_maps import (
+from wsseg_core.base.artifacts import ArtifactStore
+from wsseg_core.base.config import CrfConfig, SuperpixelCrfConfig, load_profile
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.crf.dense import dense_crf
+from wsseg_core.data.run import Run
+from wsseg_core.forward import forward_backward
+from wsseg_core.forward.class_maps import (
     add_background,
     combine,
     extract_score_maps,
     pixel_probabilities,
 )
-from wsseg_core.runs import Run
+from wsseg_core.forward.forward_backward import (
+    ForwardImageMaps,
+    ForwardMaps,
+    ForwardSetting,
+    forward_setting,
+)
+from wsseg_core.saliency.dcsm import ImageMaps, SavedMaps, Setting, dcsm_setting
+from wsseg_core.saliency.extraction import classify, extract, planned_extractions
 
 SIDE = 12
 CLASSES = [1, 3]  # the detected ones of 4, best first

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from wsseg_core.errors import WorkbookError
-from wsseg_core.parallel import cpu_count, parallel_map
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.parallel import cpu_count, parallel_map
 
 
 def mapped(*arguments: object, **options: int) -> Iterator:

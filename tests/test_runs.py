@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from wsseg_core.config import DataConfig, Profile, SweepConfig
-from wsseg_core.errors import WorkbookError
-from wsseg_core.runs import Run, open_run, project_root
+from wsseg_core.base.config import DataConfig, Profile, SweepConfig
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.data.run import Run, open_run, project_root
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsseg_core import segment
-from wsseg_core.classifier import new_classifier
-from wsseg_core.config import Profile, load_profile
-from wsseg_core.errors import WorkbookError
+from wsseg_core.base.config import Profile, load_profile
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.classify.classifier import new_classifier
+from wsseg_core.workbook import own_images
 
 CLASSES = ["cat", "dog"]
 
@@ -18,7 +18,7 @@ def profile(monkeypatch: pytest.MonkeyPatch) -> Profile:
     """A profile whose untrained network draws every class."""
     smoke = load_profile("smoke")
     model = new_classifier(smoke.classifier, len(CLASSES), seed=0).eval()
-    monkeypatch.setattr(segment, "classifier_from_checkpoint", lambda path: (model, CLASSES))
+    monkeypatch.setattr(own_images, "classifier_from_checkpoint", lambda path: (model, CLASSES))
     return replace(smoke, classifier=replace(smoke.classifier, threshold=0.0))
 
 
@@ -29,7 +29,7 @@ def test_mask_and_overlay_of_any_image(tmp_path: Path, profile: Profile, mode: s
     noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     path = tmp_path / "my.photo.png"
     Image.fromarray(noise, mode).save(path)
-    drawn = segment.segment_files([path], Path("w.ckpt"), tmp_path / "out", profile)
+    drawn = own_images.segment_files([path], Path("w.ckpt"), tmp_path / "out", profile)
     with Image.open(tmp_path / "out/my.photo.png") as mask, Image.open(tmp_path / "out/my.photo_overlay.jpg") as shown:
         assert (mask.mode, mask.size) == ("P", size)
         assert (shown.mode, shown.size) == ("RGB", size)
@@ -40,9 +40,9 @@ def test_mask_and_overlay_of_any_image(tmp_path: Path, profile: Profile, mode: s
 def test_two_images_of_one_name_are_refused(tmp_path: Path, profile: Profile) -> None:
     paths = [tmp_path / "a/cat.jpg", tmp_path / "b/cat.jpg"]
     with pytest.raises(WorkbookError, match=r"b/cat\.jpg: .*a/cat\.jpg would write the same"):
-        segment.segment_files(paths, Path("w.ckpt"), tmp_path, profile)
+        own_images.segment_files(paths, Path("w.ckpt"), tmp_path, profile)
 
 
 def test_mask_never_overwrites_its_image(tmp_path: Path, profile: Profile) -> None:
     with pytest.raises(WorkbookError, match="would overwrite it; choose another folder"):
-        segment.segment_files([tmp_path / "cat.png"], Path("w.ckpt"), tmp_path, profile)
+        own_images.segment_files([tmp_path / "cat.png"], Path("w.ckpt"), tmp_path, profile)

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wsseg_core import tables
-from wsseg_core.claims import alpha_key, blocks_key, candidates_key, size_key
-from wsseg_core.config import SweepConfig
-from wsseg_core.errors import WorkbookError
-from wsseg_core.metrics import REQUIRED_DETAILS, TEST_PROTOCOL, Interval, Scores
-from wsseg_core.tables import (
+from wsseg_core.base.config import SweepConfig
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.evaluate import tables
+from wsseg_core.evaluate.claims import alpha_key, blocks_key, candidates_key, size_key
+from wsseg_core.evaluate.metrics import REQUIRED_DETAILS, TEST_PROTOCOL, Interval, Scores
+from wsseg_core.evaluate.tables import (
     DASH,
     PUBLISHED_FOLDER,
     beside,

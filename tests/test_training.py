@@ -17,8 +17,8 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
-from wsseg_core.errors import WorkbookError
-from wsseg_core.training import Hardware, Key, Recipe, StepBatches, fit, make_fabric, read_checkpoint
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.classify.training import Hardware, Key, Recipe, StepBatches, fit, make_fabric, read_checkpoint
 
 EXACT = Hardware("float32")
 

@@ -12,17 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from wsseg_core.data.voc import (
-    TRAIN_AUG_COUNT,
-    VOC_CLASSES,
-    VOC_PALETTE,
-    DevkitError,
-    VocDevkit,
-    VocMasks,
-    read_image,
-    write_palette_png,
-)
-from wsseg_core.errors import WorkbookError
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.data.images import VOC_PALETTE, DevkitError, read_image, write_palette_png
+from wsseg_core.data.masks import VocMasks
+from wsseg_core.data.voc import TRAIN_AUG_COUNT, VOC_CLASSES, VocDevkit
 
 FIRST = "2007_000001"  # a cat and a dog
 

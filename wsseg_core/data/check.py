@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from wsseg_core.data.voc import DevkitError, Problem, VocDevkit, VocMasks
-from wsseg_core.parallel import parallel_map
+from wsseg_core.base.parallel import parallel_map
+from wsseg_core.data.images import DevkitError, Problem
+from wsseg_core.data.masks import VocMasks
+from wsseg_core.data.voc import VocDevkit
 
 
 def check_devkit(root: Path | str, splits: Sequence[str] | None = None, workers: int | None = None) -> list[Problem]:

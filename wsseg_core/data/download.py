@@ -18,7 +18,7 @@ from pathlib import Path
 import pooch
 from tqdm import tqdm
 
-from wsseg_core.errors import WorkbookError
+from wsseg_core.base.errors import WorkbookError
 
 ROUNDS = 3  # through the list of mirrors, so that a connection that broke is taken up again
 TIMEOUT = 30  # seconds without a byte

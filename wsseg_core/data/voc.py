@@ -2,7 +2,7 @@
 
     <root>/JPEGImages/ID.jpg                       images (.jpeg and .png are read too)
     <root>/Annotations/ID.xml  or  labels.csv      image-level labels
-    <root>/SegmentationClass/ID.png                masks, read through `VocMasks` alone
+    <root>/SegmentationClass/ID.png                masks, read by `masks` alone
     <root>/SegmentationParts/ID.png                part masks, where the data set has them
     <root>/ImageSets/Segmentation/SPLIT.txt        one id a line
     <root>/classes.txt                             one class a line; without it the 20 classes of VOC
@@ -13,109 +13,27 @@ map; Hariharan et al., "Semantic Contours from Inverse Detectors", ICCV 2011, fo
 
 import csv
 import difflib
-import io
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import scipy.io
-from PIL import Image, UnidentifiedImageError
 
-from wsseg_core.artifacts import write_atomically
-from wsseg_core.errors import WorkbookError
+from wsseg_core.data.images import DevkitError, read_image
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
-VOID = 255
-PART_NAMES = ("head", "body")  # values 1 and 2 of a part mask
 TRAIN_AUG_COUNT = 10_582  # VOC train (1,464) and SBD (11,355) together, without VOC val (1,449)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-REPLACE_IMAGE = "replace it with a whole JPEG or PNG"
 REFETCH = "delete its folder and run `wsseg data fetch voc`"
 GET_DATA = "draw the toy devkit with `wsseg data toyvoc`, or download VOC with `wsseg data fetch voc`"
 
 
-def _voc_palette() -> np.ndarray:
-    """VOC's colour map: bits 0, 1, 2 of a label are the highest bits of R, G, B; bits 3, 4, 5 the next ones; ..."""
-    labels = np.arange(256)
-    palette = np.zeros((256, 3), np.uint8)
-    for level in range(3):
-        for channel in range(3):
-            palette[:, channel] |= (((labels >> (3 * level + channel)) & 1) << (7 - level)).astype(np.uint8)
-    return palette
-
-
-VOC_PALETTE = _voc_palette()  # (256, 3)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong with a devkit: in which file, what, and what to do about it."""
-
-    file: str
-    wrong: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.wrong}; {self.remedy}"
-
-
-class DevkitError(WorkbookError):
-    """A `Problem` that stops whoever wanted to read the file."""
-
-    def __init__(self, file: Path | str, wrong: str, remedy: str) -> None:
-        super().__init__(file, wrong, remedy)  # all three, so that the error survives the way back from a worker
-        self.problem = Problem(str(file), wrong, remedy)
-
-    def __str__(self) -> str:
-        return str(self.problem)
-
-
-@contextmanager
-def _opened(path: Path, remedy: str) -> Iterator[Image.Image]:
-    """Open an image file; whatever its decoder trips over becomes a `DevkitError`."""
-    try:
-        with Image.open(path) as image:
-            yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
-        raise DevkitError(path, f"cannot be decoded ({reason})", remedy) from None
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Read an image file as RGB, (H, W, 3) uint8.
-
-    Greyscale is repeated in all channels, an alpha channel is dropped, CMYK is converted. An EXIF orientation
-    is ignored, as the masks of VOC know nothing of it.
-
-    Raises:
-        DevkitError: the file is not an image, or is cut short.
-    """
-    with _opened(path, REPLACE_IMAGE) as image:
-        return np.array(image.convert("RGB"))
-
-
-def write_palette_png(path: Path, mask: np.ndarray) -> None:
-    """Write a mask, (H, W) uint8, as a PNG with VOC's colour map, atomically.
-
-    Raises:
-        WorkbookError: the folder cannot be written.
-    """
-    image = Image.fromarray(np.ascontiguousarray(mask, np.uint8))
-    image.putpalette(VOC_PALETTE.tobytes())
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    write_atomically(path, buffer.getvalue())
-
-
 class VocDevkit:
-    """Images, image-level labels and splits of a devkit. It has no way to a mask: that is `VocMasks`.
+    """Images, image-level labels and splits of a devkit. It has no way to a mask: that is in `masks`.
 
     Attributes:
         root: folder of the devkit.
@@ -253,64 +171,6 @@ class VocDevkit:
         return self.classes.index(name)
 
 
-class VocMasks:
-    """The only reader of pixel masks in the project: whoever does not import it cannot see ground truth.
-
-    It belongs to evaluation and to data checks. Training and inference work from image-level labels alone.
-    """
-
-    def __init__(self, devkit: VocDevkit, kind: str = "class") -> None:
-        """Open the masks of a devkit.
-
-        Args:
-            devkit: whose masks.
-            kind: "class" for SegmentationClass and SBD, "parts" for SegmentationParts (1 head, 2 body).
-
-        Raises:
-            ValueError: another kind.
-        """
-        if kind not in ("class", "parts"):
-            raise ValueError(f"kind must be 'class' or 'parts', not {kind!r}")
-        self.devkit = devkit
-        self.kind = kind
-
-    def path(self, image_id: str) -> Path:
-        """File of a mask: the devkit's PNG, or else SBD's `cls/ID.mat`.
-
-        Raises:
-            DevkitError: there is neither.
-        """
-        folder = "SegmentationClass" if self.kind == "class" else "SegmentationParts"
-        png = self.devkit.root / folder / f"{image_id}.png"
-        if png.is_file():
-            return png
-        sbd = self.devkit.sbd_folder
-        if self.kind == "class" and sbd is not None and (mat := sbd / "cls" / f"{image_id}.mat").is_file():
-            return mat
-        raise DevkitError(png, "missing mask", "restore it, or score a split whose images all have masks")
-
-    def mask(self, image_id: str) -> np.ndarray:
-        """A mask, (H, W) uint8: 0 background, 1..C the classes (or parts), 255 void. SBD's masks have no void.
-
-        Raises:
-            DevkitError: missing or damaged file, a palette that is not VOC's, a label out of range, or another
-                size than the image has.
-        """
-        path = self.path(image_id)
-        mask = _read_mat(path) if path.suffix == ".mat" else _read_palette_png(path)
-        highest = self.devkit.num_classes if self.kind == "class" else len(PART_NAMES)
-        outside = mask[(mask > highest) & (mask != VOID)]
-        if outside.size:
-            wrong = f"label {outside.max()} is out of range (0..{highest}, 255 for void)"
-            raise DevkitError(path, wrong, "draw the mask again, or correct classes.txt")
-        with _opened(self.devkit.image_path(image_id), REPLACE_IMAGE) as image:  # reads the header only
-            width, height = image.size
-        if mask.shape != (height, width):
-            wrong = f"the mask is {mask.shape[1]}×{mask.shape[0]}, its image {width}×{height}"
-            raise DevkitError(path, wrong, "give both the same size")
-        return mask
-
-
 def _read_lines(path: Path) -> list[str]:
     """Lines of a text file, without the empty ones."""
     try:
@@ -332,28 +192,3 @@ def _annotated_names(path: Path) -> list[str]:
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise DevkitError(path, f"malformed XML ({error})", "restore the file") from None
     return [(item.findtext("name") or "").strip() for item in objects]
-
-
-def _read_palette_png(path: Path) -> np.ndarray:
-    remedy = "save masks as 8-bit PNGs with VOC's colour map (`write_palette_png` does)"
-    with _opened(path, remedy) as image:
-        mode, palette, mask = image.mode, image.getpalette(), np.asarray(image)
-    if mode not in ("P", "L"):
-        raise DevkitError(path, f"wrong palette: a {mode} image holds colours, not labels", remedy)
-    if mode == "P":
-        colours = np.zeros((256, 3), np.uint8)
-        colours.flat[: len(palette or [])] = palette or []
-        used = np.unique(mask)
-        if (wrong := used[(colours[used] != VOC_PALETTE[used]).any(axis=1)]).size:
-            colour = tuple(colours[wrong[0]].tolist())
-            raise DevkitError(path, f"wrong palette: label {wrong[0]} has colour {colour}, not VOC's", remedy)
-    return mask
-
-
-def _read_mat(path: Path) -> np.ndarray:
-    """SBD's mask: field `Segmentation` of the MATLAB structure `GTcls`."""
-    try:
-        mask = scipy.io.loadmat(str(path))["GTcls"][0, 0]["Segmentation"]
-        return np.ascontiguousarray(mask, np.uint8)
-    except Exception as error:  # loadmat answers a damaged file with errors of many kinds
-        raise DevkitError(path, f"not an SBD mask ({error})", REFETCH) from None

@@ -1,0 +1,97 @@
+"""Pixel masks: ground truth, for evaluation and checks only.
+
+Source of the additional masks of SBD: Hariharan et al., "Semantic Contours from Inverse Detectors", ICCV 2011.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+
+from wsseg_core.data.images import REPLACE_IMAGE, VOC_PALETTE, VOID, DevkitError, opened
+from wsseg_core.data.voc import REFETCH, VocDevkit
+
+PART_VALUES = {"head": 1, "body": 2}  # of a part mask
+
+
+class VocMasks:
+    """The only reader of pixel masks in the project: whoever does not import it cannot see ground truth.
+
+    It belongs to evaluation and to data checks. Training and inference work from image-level labels alone.
+    """
+
+    def __init__(self, devkit: VocDevkit, kind: str = "class") -> None:
+        """Open the masks of a devkit.
+
+        Args:
+            devkit: whose masks.
+            kind: "class" for SegmentationClass and SBD, "parts" for SegmentationParts (1 head, 2 body).
+
+        Raises:
+            ValueError: another kind.
+        """
+        if kind not in ("class", "parts"):
+            raise ValueError(f"kind must be 'class' or 'parts', not {kind!r}")
+        self.devkit = devkit
+        self.kind = kind
+
+    def path(self, image_id: str) -> Path:
+        """File of a mask: the devkit's PNG, or else SBD's `cls/ID.mat`.
+
+        Raises:
+            DevkitError: there is neither.
+        """
+        folder = "SegmentationClass" if self.kind == "class" else "SegmentationParts"
+        png = self.devkit.root / folder / f"{image_id}.png"
+        if png.is_file():
+            return png
+        sbd = self.devkit.sbd_folder
+        if self.kind == "class" and sbd is not None and (mat := sbd / "cls" / f"{image_id}.mat").is_file():
+            return mat
+        raise DevkitError(png, "missing mask", "restore it, or score a split whose images all have masks")
+
+    def mask(self, image_id: str) -> np.ndarray:
+        """A mask, (H, W) uint8: 0 background, 1..C the classes (or parts), 255 void. SBD's masks have no void.
+
+        Raises:
+            DevkitError: missing or damaged file, a palette that is not VOC's, a label out of range, or another
+                size than the image has.
+        """
+        path = self.path(image_id)
+        mask = _read_mat(path) if path.suffix == ".mat" else _read_palette_png(path)
+        highest = self.devkit.num_classes if self.kind == "class" else len(PART_VALUES)
+        outside = mask[(mask > highest) & (mask != VOID)]
+        if outside.size:
+            wrong = f"label {outside.max()} is out of range (0..{highest}, 255 for void)"
+            raise DevkitError(path, wrong, "draw the mask again, or correct classes.txt")
+        with opened(self.devkit.image_path(image_id), REPLACE_IMAGE) as image:  # reads the header only
+            width, height = image.size
+        if mask.shape != (height, width):
+            wrong = f"the mask is {mask.shape[1]}×{mask.shape[0]}, its image {width}×{height}"
+            raise DevkitError(path, wrong, "give both the same size")
+        return mask
+
+
+def _read_palette_png(path: Path) -> np.ndarray:
+    remedy = "save masks as 8-bit PNGs with VOC's colour map (`write_palette_png` does)"
+    with opened(path, remedy) as image:
+        mode, palette, mask = image.mode, image.getpalette(), np.asarray(image)
+    if mode not in ("P", "L"):
+        raise DevkitError(path, f"wrong palette: a {mode} image holds colours, not labels", remedy)
+    if mode == "P":
+        colours = np.zeros((256, 3), np.uint8)
+        colours.flat[: len(palette or [])] = palette or []
+        used = np.unique(mask)
+        if (wrong := used[(colours[used] != VOC_PALETTE[used]).any(axis=1)]).size:
+            colour = tuple(colours[wrong[0]].tolist())
+            raise DevkitError(path, f"wrong palette: label {wrong[0]} has colour {colour}, not VOC's", remedy)
+    return mask
+
+
+def _read_mat(path: Path) -> np.ndarray:
+    """SBD's mask: field `Segmentation` of the MATLAB structure `GTcls`."""
+    try:
+        mask = scipy.io.loadmat(str(path))["GTcls"][0, 0]["Segmentation"]
+        return np.ascontiguousarray(mask, np.uint8)
+    except Exception as error:  # loadmat answers a damaged file with errors of many kinds
+        raise DevkitError(path, f"not an SBD mask ({error})", REFETCH) from None
