@@ -16,10 +16,11 @@ help: ## list what there is to make
 report: $(INSTALLED) ## run the notebooks that are out of date, then write the report; PROFILE=smoke, toy or voc
 	@$(BIN)/wsseg run --profile $(PROFILE)
 
-test: $(INSTALLED) ## lint, types, and the tests with coverage
+test: $(INSTALLED) ## lint, types, order of the rooms, and the tests with coverage
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports
 	@$(BIN)/pytest --cov
 
 lab: $(INSTALLED) ## open the notebooks in JupyterLab
@@ -29,7 +30,7 @@ bench: $(INSTALLED) ## measure the speed against other implementations
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 clean: ## remove caches, drawn data and results of smoke and toy; downloads, voc results and .venv stay
-	rm -rf .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* data/toyvoc* results/smoke*
+	rm -rf .snakemake .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* data/toyvoc* results/smoke*
 	find results -mindepth 1 -maxdepth 1 -name 'toy-seed*' -exec rm -rf {} + 2>/dev/null || true
 	find results/toy -mindepth 1 -maxdepth 1 ! -name reference -exec rm -rf {} + 2>/dev/null || true
 
