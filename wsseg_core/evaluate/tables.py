@@ -18,6 +18,7 @@ from pandas.io.formats.style import Styler
 
 from wsseg_core.base.artifacts import write_atomically, write_json
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.evaluate.labels import labelled, row_label
 from wsseg_core.evaluate.metrics import REQUIRED_DETAILS, Interval, Scores
 
 PUBLISHED_FOLDER = Path(__file__).resolve().parents[2] / "data" / "published"
@@ -67,7 +68,9 @@ def beside(
     chosen = published_frame.query("metric == 'mean_iou' and split == @split").set_index("row")
     rows = []
     for key in [*chosen.index, *(key for key in ours if key not in chosen.index)]:
-        theirs = chosen.loc[key] if key in chosen.index else {"label": key, "value": math.nan, "source": None}
+        theirs = (
+            chosen.loc[key] if key in chosen.index else {"label": row_label(key), "value": math.nan, "source": None}
+        )
         row = {"row": key, "label": theirs["label"], "published": theirs["value"]}
         rows.append(row | _measured(ours.get(key), samples, seed) | {"source": theirs["source"]})
     order = ["row", "label", "published", "ours", "low", "high", "source", *REQUIRED_DETAILS]
@@ -126,12 +129,12 @@ def class_table(
 
 
 def write_table(frame: pd.DataFrame, folder: Path, name: str, caption: str, decimals: int = 1) -> list[Path]:
-    """Write a table as CSV (full precision), Markdown and LaTeX (booktabs), atomically.
+    """Write a table as CSV (full precision, rows by name), Markdown and LaTeX (booktabs, by label), atomically.
 
     Returns:
         The three paths.
     """
-    cells = _cells(frame, decimals)
+    cells = _cells(labelled(frame), decimals)
     contents = {".csv": _csv(frame), ".md": _markdown(cells, caption), ".tex": _latex(cells, name, caption)}
     paths = [folder / f"{name}{suffix}" for suffix in contents]
     for path, content in zip(paths, contents.values(), strict=True):
@@ -141,6 +144,7 @@ def write_table(frame: pd.DataFrame, folder: Path, name: str, caption: str, deci
 
 def show(frame: pd.DataFrame, caption: str = "", decimals: int = 1) -> Styler:
     """The table for a notebook, with the best published and the best of our numbers in bold."""
+    frame = labelled(frame)
     best = [column for column in frame.columns if str(column).endswith(("published", "ours"))]
     words = [column for column in frame.columns if not pd.api.types.is_numeric_dtype(frame[column])]
     left: Any = {column: [{"selector": kind, "props": "text-align: left"} for kind in ("th", "td")] for column in words}

@@ -1,6 +1,7 @@
 """Figures in one style for all notebooks: pictures in rows, curves with intervals, and where the reader stands."""
 
 import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from wsseg_core.base.artifacts import write_atomically
 from wsseg_core.data.images import VOC_PALETTE, VOID
 from wsseg_core.data.transforms import MEAN, STD
+from wsseg_core.evaluate.labels import labelled
 
 STEPS = (
     *("data", "classifier", "saliency", "subtraction", "CRF", "forward maps", "seeds"),
@@ -161,7 +163,8 @@ def interval_bars(axes: Axes, frame: pd.DataFrame, x: str, colours: Sequence[tup
     places = np.arange(len(frame))
     whiskers = (frame["ours"] - frame["low"], frame["high"] - frame["ours"])
     axes.bar(places, frame["ours"], 0.7, yerr=whiskers, capsize=3, color=colours or None, ecolor="#4a5568")
-    axes.set_xticks(places, frame[x], rotation=30, ha="right")
+    names = [textwrap.fill(str(name), 24) for name in labelled(frame)[x]]
+    axes.set_xticks(places, names, rotation=30, ha="right")
     axes.axhline(0, color="#4a5568", lw=0.8)
     axes.grid(False, axis="x")
 
