@@ -3,6 +3,9 @@
 Shimoda & Yanai, "Distinct Class-specific Saliency Maps for Weakly Supervised Semantic Segmentation", ECCV 2016.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 from wsseg_core.base.config import Profile
 from wsseg_core.evaluate.claims import alpha_key, blocks_key, candidates_key, order_key, size_key
 from wsseg_core.saliency.dcsm import Setting, dcsm_setting, simonyan_setting
@@ -12,6 +15,16 @@ from wsseg_core.saliency.subtraction import ORDERS
 NOTEBOOK = "03_subtraction_ablations"
 BLOCKS = ((1,), (2,), (3,), (4,), (5,), (1, 2, 3, 4, 5), (2, 3, 4, 5), (3, 4, 5), (4, 5), (3, 4))  # rows of table 2
 SIZE_RATIOS = ((60, 80, 100), (80, 100), (80, 100, 120), (100, 120), (100, 120, 140), (100, 120, 140, 160))  # table 3
+
+# Rows by name, as in `methods.METHODS`.
+DCSM_METHODS: dict[str, Callable[[Profile, str], Setting]] = {
+    "simonyan": simonyan_setting,
+    # GrabCut looks at quantiles of the map, which alpha does not move unless tanh saturates.
+    "simonyan_grabcut": partial(simonyan_setting, alpha=1.0, grabcut=True),
+    "simonyan_crf": partial(simonyan_setting, crf=True),
+    "dcsm": dcsm_setting,
+    "dcsm_crf": partial(dcsm_setting, crf=True),
+}
 
 
 def ablation_settings(profile: Profile) -> dict[str, list[Setting]]:
@@ -53,14 +66,7 @@ def ablation_settings(profile: Profile) -> dict[str, list[Setting]]:
 
 def dcsm_methods(profile: Profile) -> list[Setting]:
     """DCSM and its baselines, without a CRF and with it."""
-    return [
-        simonyan_setting(profile),
-        # GrabCut looks at quantiles of the map, which alpha does not move unless tanh saturates.
-        simonyan_setting(profile, "simonyan_grabcut", alpha=1.0, grabcut=True),
-        simonyan_setting(profile, "simonyan_crf", crf=True),
-        dcsm_setting(profile),
-        dcsm_setting(profile, "dcsm_crf", crf=True),
-    ]
+    return [row(profile, name) for name, row in DCSM_METHODS.items()]
 
 
 def size_combinations(profile: Profile) -> list[tuple[int, ...]]:

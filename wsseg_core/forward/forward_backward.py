@@ -1,13 +1,13 @@
 """From forward and backward maps to masks: every way of `class_maps` to unite them, and the CRFs after it.
 
 Like `saliency.dcsm`, which does the same for the backward maps alone: one setting is one row of a table, and what the
-settings of an image share is computed once. Rows of DCSM may stand among them.
+settings of an image share is computed once. Rows of DCSM may stand among them. `SOURCES` has the forward maps by name.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, lru_cache, partial
-from typing import Any, TypeAlias
+from functools import cache, lru_cache, partial
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -33,7 +33,36 @@ from wsseg_core.forward.class_maps import (
 from wsseg_core.forward.zoom_out import open_class_maps
 from wsseg_core.saliency.dcsm import ImageMaps, SavedMaps, Setting, dcsm_setting
 
-SOURCES = ("fcn", "zoomout")
+Stored: TypeAlias = Mapping[str, np.ndarray]
+
+
+class ForwardSource(NamedTuple):
+    """Where class maps of the forward pass come from; a further one is a function, and an entry in `SOURCES`.
+
+    Attributes:
+        class_maps: given what is stored of an image, its `ForwardImageMaps` and the setting, the probability of each
+            class at each pixel, float32 (C, H, W) in [0, 1].
+        open: the store of a run, read when a setting first asks for the source; None where nothing is stored.
+        superpixels: what is stored has `segments`, integers (H, W) from 0 to S − 1, each of them there.
+    """
+
+    class_maps: Callable[[Stored, "ForwardImageMaps", "ForwardSetting"], Tensor]
+    open: Callable[[Run], ArtifactStore] | None = None
+    superpixels: bool = False
+
+
+def _score_map_probabilities(stored: Stored, maps: "ForwardImageMaps", setting: "ForwardSetting") -> Tensor:
+    return pixel_probabilities(maps.score_map, maps.image.shape[:2], setting.class_map)
+
+
+def _superpixel_probabilities(stored: Stored, maps: "ForwardImageMaps", setting: "ForwardSetting") -> Tensor:
+    return torch.from_numpy(stored["probabilities"].T[:, stored["segments"]])  # (C, S) to (C, H, W)
+
+
+SOURCES: dict[str, ForwardSource] = {
+    "fcn": ForwardSource(_score_map_probabilities, open_score_maps),
+    "zoomout": ForwardSource(_superpixel_probabilities, open_class_maps, superpixels=True),
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +72,8 @@ class ForwardSetting:
     Attributes:
         name: of the row.
         sizes: of all inputs that go into it, in pixels; only told in tables.
-        source: of the forward maps: "fcn", the classifier's score map, or "zoomout", the mi-SVM on superpixels.
+        source: of the forward maps, one of `SOURCES`: "fcn", the classifier's score map, or "zoomout", the mi-SVM on
+            superpixels.
         class_map: one of `CLASS_MAPS`; of "fcn" alone.
         prior: weigh the forward maps with the image-level prior.
         saliency: the saliency maps that enhance them (its CRF is not used); None for the forward maps alone.
@@ -78,8 +108,8 @@ class ForwardSetting:
             raise WorkbookError(f"{self.name}: foreground 'saliency' needs saliency maps; use complement or otsu")
         if self.crf and self.superpixel_crf:
             raise WorkbookError(f"{self.name}: two CRFs; leave out `crf` or `superpixel_crf`")
-        if self.superpixel_crf and self.source != "zoomout":
-            raise WorkbookError(f"{self.name}: only source 'zoomout' has superpixels; use `crf` instead")
+        if self.superpixel_crf and not SOURCES[self.source].superpixels:
+            raise WorkbookError(f"{self.name}: source {self.source!r} has no superpixels; use `crf` instead")
 
 
 AnySetting: TypeAlias = Setting | ForwardSetting
@@ -93,7 +123,7 @@ def forward_setting(
     Args:
         profile: the profile.
         name: of the row.
-        source: of the forward maps, "fcn" or "zoomout".
+        source: of the forward maps, one of `SOURCES`.
         crf: with the dense CRF.
         saliency: enhanced by guided back-propagation at all layers and sizes of DCSM, without its subtraction;
             else the forward maps alone, with the background of DCSM eq. 7 where the profile asks for saliency.
@@ -114,13 +144,14 @@ def forward_setting(
     return replace(setting, **changes)
 
 
-@lru_cache(maxsize=4)  # a worker process is sent a copy of `ForwardMaps` with every image
-def _zoom_out_maps(run: Run) -> ArtifactStore:
-    return open_class_maps(run)
+@lru_cache(maxsize=8)  # a worker process is sent a copy of `ForwardMaps` with every image
+def _opened(run: Run, source: str) -> ArtifactStore | None:
+    open_store = SOURCES[source].open
+    return open_store(run) if open_store else None
 
 
 class ForwardMaps:
-    """Score maps, zoom-out class maps and saliency maps of a run, for all settings of DCSM and of this module.
+    """Forward maps of every source and saliency maps of a run, for all settings of DCSM and of this module.
 
     Attributes:
         devkit: the data set.
@@ -129,28 +160,27 @@ class ForwardMaps:
     """
 
     def __init__(self, run: Run, saved: SavedMaps) -> None:
-        """Open the score maps; zoom-out class maps are opened when a setting first asks for them.
+        """Take the saliency maps; the maps of a source are opened when a setting first asks for them.
 
         Args:
             run: the run.
             saved: its saliency maps; they also say which classes of an image are drawn.
-
-        Raises:
-            WorkbookError: `extract_score_maps` has not run, or ran under other settings.
         """
         self.run, self.saved = run, saved
         self.devkit, self.known_labels = saved.devkit, saved.known_labels
         own = run.settings("forward.forward_backward", zoomout=asdict(run.profile.zoomout))
         self.depends_on: Mapping[str, Any] = {**saved.depends_on, **own}
-        self.score_maps = open_score_maps(run)
 
     def of(self, image_id: str) -> "ForwardImageMaps":
-        """The maps of one image."""
-        score_map = torch.from_numpy(self.score_maps.load(image_id)["scores"])
-        return ForwardImageMaps(self.saved.of(image_id), score_map, partial(self._zoom_out, image_id))
+        """The maps of one image.
 
-    def _zoom_out(self, image_id: str) -> dict[str, np.ndarray]:
-        return _zoom_out_maps(self.run).load(image_id)
+        Its methods raise a WorkbookError where the maps of a source were not stored, or under other settings.
+        """
+        return ForwardImageMaps(self.saved.of(image_id), partial(self._read, image_id))
+
+    def _read(self, image_id: str, source: str) -> Stored:
+        store = _opened(self.run, source)
+        return store.load(image_id) if store else {}
 
 
 class ForwardImageMaps:
@@ -163,32 +193,26 @@ class ForwardImageMaps:
         classes: int64 (T,), indices of the drawn classes.
     """
 
-    def __init__(
-        self, maps: ImageMaps, score_map: Tensor, read_zoom_out: Callable[[], Mapping[str, np.ndarray]]
-    ) -> None:
-        """Take the saliency maps, the score map, and a function that gives the zoom-out class maps.
+    def __init__(self, maps: ImageMaps, read: Callable[[str], Stored]) -> None:
+        """Take the saliency maps, and a function that gives what is stored of this image by source.
 
         Args:
             maps: saliency maps; the classes to draw are theirs.
-            score_map: float (C, h, w), of the padded square input, before the sigmoid.
-            read_zoom_out: gives `segments`, integers (H, W) from 0 to S − 1, each of them there, and `probabilities`,
-                float32 (S, C) in [0, 1].
+            read: of "fcn" it gives `scores`, float (C, h, w), of the padded square input, before the sigmoid; of
+                "zoomout" `segments`, see `ForwardSource`, and `probabilities`, float32 (S, C) in [0, 1].
         """
-        self.maps, self.score_map, self._read_zoom_out = maps, score_map, read_zoom_out
+        self.maps, self.stored = maps, cache(read)
         self.image, self.probabilities = maps.image, maps.probabilities
         self.targets, self.classes = maps.targets, maps.classes
 
-    @cached_property
-    def _zoom_out(self) -> Mapping[str, np.ndarray]:
-        return self._read_zoom_out()
+    @property
+    def score_map(self) -> Tensor:
+        """The classifier's score map, float (C, h, w)."""
+        return torch.from_numpy(self.stored("fcn")["scores"])
 
     def class_maps(self, setting: ForwardSetting) -> Tensor:
         """Forward maps of the drawn classes, float32 (T, H, W) in [0, 1]: before the saliency maps, after the prior."""
-        if setting.source == "zoomout":
-            by_class = self._zoom_out["probabilities"][:, self.classes].T  # (T, S)
-            maps = torch.from_numpy(by_class[:, self._zoom_out["segments"]])
-        else:
-            maps = pixel_probabilities(self.score_map, self.image.shape[:2], setting.class_map)[self.classes]
+        maps = SOURCES[setting.source].class_maps(self.stored(setting.source), self, setting)[self.classes]
         return image_level_prior(maps, torch.from_numpy(self.probabilities[self.classes])) if setting.prior else maps
 
     def label_probabilities(self, setting: AnySetting) -> np.ndarray:
@@ -225,7 +249,7 @@ class ForwardImageMaps:
             crf = DenseCrf(self.image, config) if config else None  # its kernels serve all settings that share it
             for setting in settings:
                 if setting.crf == config:
-                    yield setting, self._refine(unrefined[maps_of[setting]], setting.superpixel_crf, crf)
+                    yield setting, self._refine(unrefined[maps_of[setting]], setting, crf)
 
     def _unrefined(self, settings: Collection[ForwardSetting]) -> dict[ForwardSetting, np.ndarray]:
         wanted = list(dict.fromkeys(setting.saliency for setting in settings if setting.saliency))
@@ -239,11 +263,10 @@ class ForwardImageMaps:
             result[setting] = add_background(maps, saliency, setting.foreground).numpy()
         return result
 
-    def _refine(
-        self, probabilities: np.ndarray, over_superpixels: SuperpixelCrfConfig | None, crf: DenseCrf | None
-    ) -> np.ndarray:
-        if over_superpixels is None:
+    def _refine(self, probabilities: np.ndarray, setting: ForwardSetting, crf: DenseCrf | None) -> np.ndarray:
+        if setting.superpixel_crf is None:
             return crf(probabilities) if crf else probabilities
-        segments = self._zoom_out["segments"]
-        labels = superpixel_crf(self.image, segments, superpixel_means(probabilities, segments), over_superpixels)
+        segments = self.stored(setting.source)["segments"]
+        means = superpixel_means(probabilities, segments)
+        labels = superpixel_crf(self.image, segments, means, setting.superpixel_crf)
         return np.eye(len(probabilities), dtype=np.float32)[:, labels[segments]]
