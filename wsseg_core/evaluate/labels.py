@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-COLUMNS = ("row", "name", "left", "right", "against", "rival", "method")  # of tables, that hold names of rows
+COLUMNS = ("row", "label", "name", "left", "right", "against", "rival", "method")  # of tables, that hold names of rows
 
 NAMES = {
     "simonyan": "input gradient (Simonyan et al.)",
@@ -113,7 +113,7 @@ def labelled(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _header(column: str) -> str:
     name, _, whose = str(column).rpartition(" ")
-    return f"{row_label(name)} {whose}" if whose in ("ours", "published") else column
+    return f"{row_label(name)} {whose}" if name and whose in ("ours", "published") else column
 
 
 def _label_of(words: Callable[[str], str]) -> Callable[[object], object]:

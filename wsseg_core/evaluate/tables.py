@@ -18,6 +18,7 @@ from pandas.io.formats.style import Styler
 
 from wsseg_core.base.artifacts import write_atomically, write_json
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.machine import machine
 from wsseg_core.evaluate.labels import labelled, row_label
 from wsseg_core.evaluate.metrics import REQUIRED_DETAILS, Interval, Scores
 
@@ -203,7 +204,7 @@ def _latex(cells: pd.DataFrame, name: str, caption: str) -> str:
 
 
 def write_figures(folder: Path, figures: Mapping[str, Any]) -> None:
-    """Add headline numbers to `figures.json`; an `Interval` becomes {"value", "low", "high"}.
+    """Add headline numbers to `figures.json`, and the machine; an `Interval` becomes {"value", "low", "high"}.
 
     Keys that are there stay, so that every notebook adds its own, unless they belong to another profile or seed.
 
@@ -214,7 +215,7 @@ def write_figures(folder: Path, figures: Mapping[str, Any]) -> None:
     path = folder / FIGURES_FILE
     old = _read_json(path) or {}
     same_run = all(old.get(key) == figures.get(key, old.get(key)) for key in ("profile", "seed"))
-    new = {key: _json_value(value) for key, value in figures.items()}
+    new = {key: _json_value(value) for key, value in {**figures, "machine": machine()}.items()}
     write_json(path, (old if same_run else {}) | new)
 
 

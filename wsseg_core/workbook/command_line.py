@@ -212,6 +212,27 @@ def figures(
     typer.echo(json.dumps(values) if as_json else "\n".join(f"{key}: {value}" for key, value in values.items()))
 
 
+@app.command()
+def docs(
+    take: Annotated[str, typer.Option(help="Profile whose finished run becomes the reference first.")] = "",
+    results: ResultsOption = "results",
+) -> None:
+    """Write docs/results.md from the tracked reference tables.
+
+    wsseg docs --take toy
+    """
+    from wsseg_core.data.run import open_run, project_root
+    from wsseg_core.evaluate.tables import write_figures
+    from wsseg_core.workbook.report import wall_seconds
+    from wsseg_core.workbook.results_page import take_reference, write_results_page
+
+    if take:
+        run = open_run(take, 0, results)
+        write_figures(run.folder, {"wall_s": wall_seconds(run.folder)})
+        typer.echo(f"{take_reference(run.folder)}: taken")
+    typer.echo(f"{write_results_page(project_root())}: written")
+
+
 @app.command(hidden=True)
 def execute(notebook: Path, output: Path, profile: ProfileOption, seed: SeedOption, results: ResultsOption) -> None:
     """Run one notebook; a rule of the Snakefile."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from wsseg_core.base.artifacts import write_atomically
 from wsseg_core.data.images import VOC_PALETTE, VOID
 from wsseg_core.data.transforms import MEAN, STD
-from wsseg_core.evaluate.labels import labelled
+from wsseg_core.evaluate.labels import labelled, row_label
 
 STEPS = (
     *("data", "classifier", "saliency", "subtraction", "CRF", "forward maps", "seeds"),
@@ -99,9 +99,9 @@ def show_rows(
             if c < len(row) and row[c] is not None:
                 _draw(axes, row[c])  # type: ignore[arg-type]
             if r == 0 and c < len(column_titles):
-                axes.set_title(column_titles[c], fontsize=9)
+                axes.set_title(_words(column_titles[c]), fontsize=9)
             if c == 0 and r < len(row_titles):
-                axes.set_ylabel(row_titles[r], fontsize=9)
+                axes.set_ylabel(_words(row_titles[r]), fontsize=9)
     return figure
 
 
@@ -113,7 +113,7 @@ def show_gallery(
     figure, grid = _grid(rows, columns, (side * columns, 1.2 * side * rows))
     for axes, picture, caption in zip(grid.flat, pictures, captions, strict=False):
         _draw(axes, picture)
-        axes.set_title(caption, fontsize=8)
+        axes.set_title(_words(caption), fontsize=8)
     return figure
 
 
@@ -126,6 +126,11 @@ def _grid(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Figure,
         axes.grid(False)
         axes.spines[:].set_visible(False)
     return figure, grid
+
+
+def _words(name: str) -> str:
+    """What a row is called, in short lines."""
+    return "\n".join(textwrap.fill(line, 24) for line in row_label(name).split("\n"))
 
 
 def _draw(axes: Axes, picture: np.ndarray) -> None:
@@ -163,7 +168,7 @@ def interval_bars(axes: Axes, frame: pd.DataFrame, x: str, colours: Sequence[tup
     places = np.arange(len(frame))
     whiskers = (frame["ours"] - frame["low"], frame["high"] - frame["ours"])
     axes.bar(places, frame["ours"], 0.7, yerr=whiskers, capsize=3, color=colours or None, ecolor="#4a5568")
-    names = [textwrap.fill(str(name), 24) for name in labelled(frame)[x]]
+    names = [_words(str(name)) for name in labelled(frame)[x]]
     axes.set_xticks(places, names, rotation=30, ha="right")
     axes.axhline(0, color="#4a5568", lw=0.8)
     axes.grid(False, axis="x")
