@@ -1,5 +1,6 @@
-# Everything from a bare machine: `make report`. Needs Python 3.11 or newer, its headers, a C++ compiler and a
-# package registry; uv, which installs the exact versions of uv.lock, is fetched when it is not there.
+# Everything from a bare machine: `make report`. Needs Python 3.11 to 3.13, its headers, a C++ compiler and a package
+# registry; uv, which installs the exact versions of uv.lock, is fetched when it is not there. What the machine lacks
+# is said before anything long starts.
 PYTHON ?= python3
 PROFILE ?= toy
 UV := $(if $(shell uv --version 2>/dev/null),uv,.tools/bin/uv)
@@ -14,9 +15,11 @@ help: ## list what there is to make
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 20
 
 report: $(INSTALLED) ## run the notebooks that are out of date, then write the report; PROFILE=smoke, toy or voc
+	@$(BIN)/python tools/preflight.py
 	@$(BIN)/wsseg run --profile $(PROFILE)
 
 test: $(INSTALLED) ## lint, types, order of the rooms, and the tests with coverage
+	@$(BIN)/python tools/preflight.py
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -35,12 +38,9 @@ clean: ## remove caches, drawn data and results of smoke and toy; downloads, voc
 	find results/toy -mindepth 1 -maxdepth 1 ! -name reference -exec rm -rf {} + 2>/dev/null || true
 
 $(INSTALLED): pyproject.toml uv.lock
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
-		|| $(call STOP,$(PYTHON) is missing or older than 3.11; install Python 3.11 or newer and name it: make PYTHON=python3.12)
-	@$(PYTHON) -c 'import pathlib, sysconfig as s, sys; sys.exit(not pathlib.Path(s.get_path("include"), "Python.h").is_file())' \
-		|| $(call STOP,Python.h is missing and pydensecrf2 compiles against it; install it: apt install python3-dev)
-	@command -v "$${CXX:-g++}" >/dev/null \
-		|| $(call STOP,no C++ compiler (g++) to compile pydensecrf2 with; install it: apt install g++)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 6))' 2>/dev/null \
+		|| $(call STOP,$(PYTHON) is missing or too old; install Python 3.11 to 3.13 and name it: make PYTHON=python3.13)
+	@$(PYTHON) tools/preflight.py --install
 	@$(UV) --version >/dev/null 2>&1 || { echo "fetching uv into .tools" && $(PYTHON) -m venv .tools && .tools/bin/pip install --quiet uv; } \
 		|| $(call STOP,uv could not be installed into .tools; install it by hand: https://docs.astral.sh/uv)
 	@$(UV) sync --locked --python $(PYTHON)

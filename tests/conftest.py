@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
 from torch import Tensor, nn
 
@@ -22,6 +23,10 @@ TINY_SPLITS = {
     "train": ["2007_000001", "2007_000002", "2007_000003", "2007_000004", "2007_000005", "2007_000006"],
     "val": ["2008_000001", "2008_000002", "2008_000003"],
 }
+
+# How fast an example is found or tried says how busy the machine is, nothing about the code.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 # A classifier that trains in a moment.
 NARROW = ClassifierConfig(

@@ -91,7 +91,7 @@ def test_transitions_of_a_square_by_hand():
     torch.testing.assert_close(random_walk(transition, maps, 1).flatten(), weights[0] / weights.sum(0))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(grid=grids, radius=st.integers(2, 6))
 def test_pairs_are_those_of_a_loop(grid, radius):
     found = [tuple(pair) for pair in pair_indices(*grid, radius).T.tolist()]
@@ -99,7 +99,7 @@ def test_pairs_are_those_of_a_loop(grid, radius):
     assert sorted(found) == loop_pairs(*grid, radius)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(grid=grids, radius=st.integers(2, 6), beta=st.sampled_from([0.0, 1.0, 8.0]), seed=st.integers(0, 99))
 def test_transitions_are_those_of_a_loop_and_columns_add_up_to_1(grid, radius, beta, seed):
     features = random_features(*grid, seed)
@@ -108,7 +108,7 @@ def test_transitions_are_those_of_a_loop_and_columns_add_up_to_1(grid, radius, b
     torch.testing.assert_close(found.sum(0), torch.ones(len(found), dtype=found.dtype))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(grid=grids, steps=st.integers(0, 40), seed=st.integers(0, 99))
 def test_the_walk_is_step_by_step_multiplication(grid, steps, seed):
     features = random_features(*grid, seed)
@@ -236,7 +236,7 @@ def loop_loss(affinity: Tensor, labels: Tensor, radius: int) -> float:
     return sum(share * sum(costs[kind]) / len(costs[kind]) for kind, share in shares.items() if costs[kind])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(grid=grids, values=st.lists(st.sampled_from([0, 1, 2, 255]), min_size=1, max_size=4), seed=st.integers(0, 99))
 def test_the_loss_is_that_of_a_loop_over_pairs(grid, values, seed):
     generator = torch.Generator().manual_seed(seed)

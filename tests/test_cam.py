@@ -144,7 +144,7 @@ def test_maps_of_several_sizes_are_summed_at_the_largest() -> None:
         torch.testing.assert_close(cam_maps(Colours(), [image], sizes)[0, 0], total / total.max())
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(side=st.integers(8, 40), seed=st.integers(0, 99))
 def test_a_mirrored_image_gives_the_mirrored_map(side: int, seed: int) -> None:
     torch.manual_seed(seed)

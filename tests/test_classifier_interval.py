@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score
 from wsseg_core.classify.classifier import mean_average_precision_interval
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     arrays.arrays(np.uint8, (7, 3), elements=st.integers(0, 1)),
     arrays.arrays(np.float32, (7, 3), elements=st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])),

@@ -101,7 +101,7 @@ def test_it_is_near_mean_field_over_all_pairs(image, w1, w2, iterations, bound):
     assert difference.mean() < bound
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.permutations(range(4)), st.integers(0, 2**32 - 1))
 def test_permuted_labels_give_permuted_marginals(order, seed):
     rng = np.random.default_rng(seed)

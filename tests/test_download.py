@@ -56,6 +56,7 @@ def make_handler(server: Server) -> type[BaseHTTPRequestHandler]:
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(download, "TIMEOUT", None)
     state = Server()
     http = ThreadingHTTPServer(("127.0.0.1", 0), make_handler(state))
     state.url = f"http://127.0.0.1:{http.server_port}"

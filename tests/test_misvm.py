@@ -160,7 +160,7 @@ def test_separable_values_keep_a_finite_sigmoid_with_platts_targets() -> None:
     np.testing.assert_allclose(expit([slope + offset, offset]), [3 / 4, 1 / 5], atol=1e-3)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.floats(-10, 10), st.booleans()), max_size=12))
 def test_the_sigmoid_never_falls(pairs: list[tuple[float, bool]]) -> None:
     values, positive = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs], bool)

@@ -21,12 +21,14 @@ HEADLINES = {
     *("static_seed", "net_static_crf", "net_supervised_crf", "net_dynamic_crf"),
 }
 
+HANGS = 3600  # seconds after which a command is taken to hang, on a slow machine too
+
 pytestmark = pytest.mark.notebooks
 
 
 def wsseg(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "wsseg_core.workbook.command_line", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANGS)
 
 
 @pytest.fixture(scope="module")

@@ -103,12 +103,12 @@ def command_names(typer_app: Any) -> set[str]:
 
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
-    [("CXX", "no-such-g++", "g++"), ("PYTHON", "no-such-python", "install Python 3.11 or newer")],
+    [("CXX", "no-such-g++", "g++"), ("PYTHON", "no-such-python", "install Python 3.11 to 3.13")],
 )
 def test_missing_tool_is_named_before_anything_is_installed(
     tmp_path: Path, variable: str, value: str, message: str
 ) -> None:
-    for name in ("Makefile", "pyproject.toml", "uv.lock"):
+    for name in ("Makefile", "pyproject.toml", "uv.lock", "tools"):
         (tmp_path / name).symlink_to(ROOT / name)
     arguments = ["make", "test"] + ([f"PYTHON={value}"] if variable == "PYTHON" else [])
     result = subprocess.run(
@@ -120,6 +120,16 @@ def test_missing_tool_is_named_before_anything_is_installed(
     assert message in lines[0]
     assert len(lines) == 2  # the other one is make's own closing line
     assert not (tmp_path / ".venv").exists()
+
+
+def test_every_place_names_the_same_pythons() -> None:
+    low, high = re.findall(r"3\.(\d+)", read_toml("pyproject.toml")["project"]["requires-python"])
+    supported = [f"3.{minor}" for minor in range(int(low), int(high))]
+    for name in ("README.md", "CONTRIBUTING.md", "Makefile"):
+        ranges = re.findall(r"Python (3\.\d+) to (3\.\d+)", (ROOT / name).read_text())
+        assert set(ranges) == {(supported[0], supported[-1])}
+    jobs = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())["jobs"]
+    assert jobs["test"]["strategy"]["matrix"]["python"] == supported
 
 
 def test_entry_point_of_continuous_integration_is_executable() -> None:

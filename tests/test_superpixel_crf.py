@@ -33,14 +33,14 @@ def random_graph(seed: int, labels: int, nodes: int) -> tuple[np.ndarray, np.nda
     return rng.exponential(1, (labels, nodes)), pairs, rng.exponential(rng.choice([0.2, 1, 3]), len(pairs))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 7))
 def test_two_labels_are_solved_exactly(seed, nodes):
     graph = random_graph(seed, 2, nodes)
     assert potts_energy(alpha_expansion(*graph), *graph) == pytest.approx(smallest_energy(*graph), abs=TOLERANCE)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6))
 def test_three_labels_are_within_twice_the_smallest_energy_and_never_above_the_start(seed, nodes):
     graph = random_graph(seed, 3, nodes)
@@ -55,7 +55,7 @@ def test_three_labels_are_mostly_solved_exactly():
     assert np.mean(np.array(excess) < TOLERANCE) > 0.9
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1))
 def test_no_expansion_of_a_label_lowers_the_energy_further(seed):
     graph = random_graph(seed, 3, 6)
@@ -174,7 +174,7 @@ def test_a_lone_outlier_is_smoothed_on_a_constant_image_and_ties_stay():
     assert not superpixel_crf(image, segments, np.full((3, 9), 0.5), CONFIG).any()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1))
 def test_the_numbers_of_the_superpixels_do_not_matter(seed):
     image, segments, probabilities = random_superpixels(seed, labels=2)

@@ -65,7 +65,7 @@ def test_scene_drawn_alone_is_the_one_of_the_set(devkit):
     assert np.abs(kit.image(name).astype(int) - scene.image).mean() < 8  # JPEG is lossy
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.01, 0.05]))
 def test_ground_truth_agrees_with_itself(index, fraction):
     scene = draw_scene(index, "train", replace(SMALL, supersampling=1, min_label_fraction=fraction))
@@ -81,7 +81,7 @@ def test_ground_truth_agrees_with_itself(index, fraction):
     assert {item.name for item in scene.objects} == {CLASSES[k] for k in np.flatnonzero(scene.labels)}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6))
 def test_boxes_hold_the_pixels_of_their_class(index):
     scene = draw_scene(index, "val", replace(SMALL, supersampling=1))

@@ -28,7 +28,7 @@ def test_an_image_of_the_right_size_is_only_padded():
 
 
 @given(sides, sides, st.integers(1, 70))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_padding_is_zero_and_lies_below_and_to_the_right(height: int, width: int, size: int):
     white = np.full((height, width, 3), 255, np.uint8)
     padded = resize_and_pad(white, size)

@@ -90,7 +90,7 @@ class TestReading:
         (tiny_devkit / "labels.csv").write_text(f"{FIRST},sheep,cat\n2007_000002\n")
         assert VocDevkit(tiny_devkit).label_matrix([FIRST, "2007_000002"]).tolist() == [[1, 0, 1], [0, 0, 0]]
 
-    @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
     @given(mask=hnp.arrays(np.uint8, (32, 48), elements=st.sampled_from([0, 1, 2, 3, 255])))
     def test_a_written_mask_is_read_back(self, tiny_devkit, mask):
         path = tiny_devkit / f"SegmentationClass/{FIRST}.png"

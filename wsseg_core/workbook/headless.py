@@ -21,6 +21,7 @@ from wsseg_core.data.run import open_run, project_root
 # What every notebook is told; its cell tagged `parameters` holds a default of each.
 RUN_PARAMETERS = ("profile", "seed", "results")
 SNAKEMAKE = (sys.executable, "-m", "snakemake")
+PATIENCE = 3600  # seconds for a kernel to start and to hand over its output: a busy machine is no failure
 LAST_STAGE = "08_dynamic_refinement"  # the last notebook whose results are compared over seeds
 
 
@@ -158,6 +159,7 @@ def _execute(path: Path, running: Path, parameters: Mapping[str, Any]) -> str:
         papermill.execute_notebook(
             path, running, dict(parameters), kernel_name="python3", language="python", cwd=project_root(),
             progress_bar=False, stderr_file=sys.stderr, extra_arguments=["--log-level=CRITICAL"],
+            start_timeout=PATIENCE, iopub_timeout=PATIENCE,
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         first_line = str(error.evalue).partition("\n")[0]
