@@ -125,6 +125,59 @@ class TestReading:
         assert read_image(tmp_path / "a.jpg").shape == (4, 8, 3)
 
 
+class TestChosenClasses:
+    """The tiny devkit's cat, dog, sheep (1, 2, 3 in its masks), opened as sheep, cat (1, 2)."""
+
+    @pytest.fixture
+    def chosen(self, tiny_devkit) -> VocDevkit:
+        return VocDevkit(tiny_devkit, ("sheep", "cat"))
+
+    def test_labels_follow_the_order_asked_for(self, chosen):
+        assert (chosen.classes, chosen.num_classes, chosen.all_classes) == (("sheep", "cat"), 2, TINY_CLASSES)
+        assert chosen.label_matrix(chosen.ids("train")[:3]).tolist() == [[0, 1], [0, 0], [1, 0]]
+        assert chosen.label_matrix([]).shape == (0, 2)
+
+    def test_masks_are_renumbered_and_the_rest_is_background(self, tiny_devkit, chosen):
+        ids = chosen.ids("train")
+        assert set.union(*(set(np.unique(VocMasks(VocDevkit(tiny_devkit)).mask(i))) for i in ids)) == {0, 1, 2, 3, 255}
+        for image_id in ids:
+            stored, seen = (VocMasks(devkit).mask(image_id) for devkit in (VocDevkit(tiny_devkit), chosen))
+            assert seen.dtype == np.uint8
+            assert ((seen == 1) == (stored == 3)).all()
+            assert ((seen == 2) == (stored == 1)).all()
+            assert ((seen == 0) == ((stored == 0) | (stored == 2))).all()
+            assert ((seen == 255) == (stored == 255)).all()
+            assert set(np.unique(seen)) - {0, 255} == set(np.flatnonzero(chosen.labels(image_id)) + 1)
+
+    def test_parts_of_other_classes_are_background(self, tiny_devkit, chosen):
+        """The first image shows a cat in the upper left quarter and a dog in the lower right one."""
+        stored, seen = (VocMasks(devkit, "parts").mask(FIRST) for devkit in (VocDevkit(tiny_devkit), chosen))
+        assert (seen[:16] == stored[:16]).all()
+        assert set(np.unique(stored[16:])) == {0, 1, 2, 255}
+        assert set(np.unique(seen[16:, :-1])) == {0}
+
+    def test_classes_of_voc_may_be_chosen(self, tiny_devkit):
+        (tiny_devkit / "classes.txt").unlink()
+        devkit = VocDevkit(tiny_devkit, ("dog", "cat"))
+        assert devkit.labels(FIRST).tolist() == [1, 1]
+        assert devkit.class_list == "2 of 20 classes (dog, cat)"
+        assert VocDevkit(tiny_devkit).class_list == "all 20 classes"
+
+    def test_what_is_not_chosen_is_still_checked(self, tiny_devkit, chosen):
+        mask = np.zeros((32, 48), np.uint8)
+        mask[0, 0] = 4
+        write_palette_png(tiny_devkit / f"SegmentationClass/{FIRST}.png", mask)
+        assert "label 4 is out of range (0..3" in message_of(VocMasks(chosen).mask, FIRST)
+
+    def test_a_class_that_the_devkit_lacks(self, tiny_devkit):
+        message = message_of(VocDevkit, tiny_devkit, ("cat", "dgo"))
+        assert message.startswith("data.classes of the profile: unknown class 'dgo'")
+        assert f"the nearest one in {tiny_devkit} is 'dog'" in message
+
+    def test_a_class_chosen_twice(self, tiny_devkit):
+        assert "lists the class 'cat' 2 times" in message_of(VocDevkit, tiny_devkit, ("cat", "cat"))
+
+
 class TestSbd:
     def test_train_aug_is_train_and_sbd_without_val(self, tiny_devkit):
         write_sbd(tiny_devkit / "sbd", ["2007_000001", "2009_000001"], ["2008_000001", "2009_000002"])
@@ -220,6 +273,23 @@ class TestBadInput:
         message = message_of(VocDevkit(tiny_devkit).labels, FIRST)
         assert f"{path}: unknown class 'dogg'" in message
         assert "'dog'" in message
+
+    @pytest.mark.parametrize("name", ["background", "_background_", "__ignore__", "Void"])
+    def test_a_class_list_with_the_background(self, tiny_devkit, name):
+        (tiny_devkit / "classes.txt").write_text(f"{name}\ncat\ndog\nsheep\n")
+        assert f"classes.txt: {name!r} is no class" in message_of(VocDevkit, tiny_devkit)
+
+    def test_a_class_list_with_a_class_twice(self, tiny_devkit):
+        (tiny_devkit / "classes.txt").write_text("cat\ndog\ncat\n")
+        assert "classes.txt: lists the class 'cat' 2 times; keep one" in message_of(VocDevkit, tiny_devkit)
+
+    @pytest.mark.parametrize("count", [254, 255])
+    def test_a_mask_has_room_for_254_classes(self, tiny_devkit, count):
+        (tiny_devkit / "classes.txt").write_text("\n".join(f"class {number}" for number in range(count)))
+        if count == 254:
+            assert VocDevkit(tiny_devkit).mask_values.tolist() == list(range(256))
+        else:
+            assert "255 classes; use at most 254" in message_of(VocDevkit, tiny_devkit)
 
     @pytest.mark.parametrize("content", [b"", b"<annotation><object></annotation>", b"\xff\x00"])
     def test_malformed_annotation(self, tiny_devkit, content):

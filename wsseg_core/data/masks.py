@@ -18,6 +18,7 @@ class VocMasks:
     """The only reader of pixel masks in the project: whoever does not import it cannot see ground truth.
 
     It belongs to evaluation and to data checks. Training and inference work from image-level labels alone.
+    Classes that the devkit was not opened with are background.
     """
 
     def __init__(self, devkit: VocDevkit, kind: str = "class") -> None:
@@ -51,7 +52,9 @@ class VocMasks:
         raise DevkitError(png, "missing mask", "restore it, or score a split whose images all have masks")
 
     def mask(self, image_id: str) -> np.ndarray:
-        """A mask, (H, W) uint8: 0 background, 1..C the classes (or parts), 255 void. SBD's masks have no void.
+        """A mask, (H, W) uint8: 0 background, 1..C the devkit's `classes` (or parts), 255 void.
+
+        SBD's masks have no void. Parts of objects of other classes are background, too.
 
         Raises:
             DevkitError: missing or damaged file, a palette that is not VOC's, a label out of range, or another
@@ -59,7 +62,7 @@ class VocMasks:
         """
         path = self.path(image_id)
         mask = _read_mat(path) if path.suffix == ".mat" else _read_palette_png(path)
-        highest = self.devkit.num_classes if self.kind == "class" else len(PART_VALUES)
+        highest = len(self.devkit.all_classes) if self.kind == "class" else len(PART_VALUES)
         outside = mask[(mask > highest) & (mask != VOID)]
         if outside.size:
             wrong = f"label {outside.max()} is out of range (0..{highest}, 255 for void)"
@@ -69,6 +72,10 @@ class VocMasks:
         if mask.shape != (height, width):
             wrong = f"the mask is {mask.shape[1]}×{mask.shape[0]}, its image {width}×{height}"
             raise DevkitError(path, wrong, "give both the same size")
+        if self.kind == "class":
+            return self.devkit.mask_values[mask]
+        if self.devkit.num_classes < len(self.devkit.all_classes):
+            mask = np.where(VocMasks(self.devkit).mask(image_id) > 0, mask, 0)
         return mask
 
 

@@ -89,13 +89,16 @@ def data_check(
     """Look at every file of a devkit and list what is wrong with it; exit status 1 if anything is.
 
     wsseg data check data/VOCdevkit/VOC2012
+
+    wsseg data check --profile mine.toml
     """
     from wsseg_core.base.config import load_profile
     from wsseg_core.data.check import check_devkit
     from wsseg_core.data.run import project_root
 
-    root = root or project_root() / load_profile(profile).data.devkit
-    problems = check_devkit(root)
+    data = load_profile(profile).data
+    root = root or project_root() / data.devkit
+    problems = check_devkit(root, classes=data.classes)
     for problem in problems:
         typer.echo(problem)
     typer.echo(f"{root}: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
