@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from wsseg_core.base.errors import WorkbookError
-from wsseg_core.data.images import VOC_PALETTE, DevkitError, read_image, write_palette_png
+from wsseg_core.data.images import VOC_PALETTE, DevkitError, image_size, read_image, write_palette_png
 from wsseg_core.data.masks import VocMasks
 from wsseg_core.data.voc import TRAIN_AUG_COUNT, VOC_CLASSES, VocDevkit
 
@@ -110,6 +110,8 @@ class TestReading:
             ("RGBA", (10, 20, 30, 0), "png", (10, 20, 30)),
             ("CMYK", (0, 0, 0, 155), "jpg", (100, 100, 100)),
             ("L", 90, "jpeg", (90, 90, 90)),
+            ("L", 90, "JPG", (90, 90, 90)),
+            ("LA", (90, 0), "tif", (90, 90, 90)),
         ],
     )
     def test_every_kind_of_image_becomes_rgb(self, tiny_devkit, mode, colour, suffix, expected):
@@ -118,11 +120,61 @@ class TestReading:
         assert image.shape == (4, 5, 3)
         assert np.abs(image.astype(int) - expected).max() <= 2
 
-    def test_exif_orientation_is_ignored(self, tmp_path):
+    def test_palette_with_transparency(self, tiny_devkit):
+        image = Image.fromarray(np.array([[0, 1]], np.uint8))
+        image.putpalette([10, 20, 30, 40, 50, 60])
+        image.save(tiny_devkit / "JPEGImages/odd.png", transparency=bytes([0, 128]))
+        assert VocDevkit(tiny_devkit).image("odd").tolist() == [[[10, 20, 30], [40, 50, 60]]]
+
+    @pytest.mark.parametrize("suffix", ["png", "tif"])
+    def test_16_bits_keep_their_upper_8(self, tiny_devkit, suffix):
+        values = np.array([[0, 255, 256], [32768, 65279, 65535]], np.uint16)
+        Image.fromarray(values).save(tiny_devkit / f"JPEGImages/odd.{suffix}")
+        expected = np.array([[0, 0, 1], [128, 254, 255]])
+        assert (VocDevkit(tiny_devkit).image("odd") == expected[:, :, None]).all()
+
+    @pytest.mark.parametrize("kind", [np.int32, np.float32])
+    def test_32_bits_are_refused(self, tiny_devkit, kind):
+        Image.fromarray(np.ones((2, 3), kind)).save(tiny_devkit / "JPEGImages/odd.tif")
+        assert "odd.tif: has 32 bits a channel" in message_of(VocDevkit(tiny_devkit).image, "odd")
+
+    def test_exif_orientation_turns_an_image_as_a_person_sees_it(self, tmp_path):
+        pixels = np.zeros((2, 3, 3), np.uint8)
+        pixels[0, 2] = 255  # upper right
         exif = Image.Exif()
-        exif[0x0112] = 6  # turned by 90 degrees
-        Image.new("RGB", (8, 4)).save(tmp_path / "a.jpg", exif=exif)
-        assert read_image(tmp_path / "a.jpg").shape == (4, 8, 3)
+        for value, (shape, corner) in {1: ((2, 3), (0, 2)), 3: ((2, 3), (1, 0)), 6: ((3, 2), (2, 1))}.items():
+            exif[0x0112] = value
+            Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+            image = read_image(tmp_path / "a.png")
+            assert image.shape[:2] == image_size(tmp_path / "a.png") == shape
+            assert np.argwhere(image[:, :, 0] == 255).tolist() == [list(corner)]
+
+    @pytest.mark.parametrize("sideways", [False, True])
+    def test_a_mask_belongs_to_the_turned_image(self, tiny_devkit, sideways):
+        path = tiny_devkit / f"JPEGImages/{FIRST}.jpg"
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        with Image.open(path) as image:  # 48 wide, 32 high: upright it is 32 wide
+            image.save(path, exif=exif)
+        masks = VocMasks(VocDevkit(tiny_devkit))
+        if sideways:
+            message = message_of(masks.mask, FIRST)
+            assert "the mask is 48×32, its image 32×48 when it is turned as its EXIF orientation 6 says" in message
+        else:
+            write_palette_png(tiny_devkit / f"SegmentationClass/{FIRST}.png", np.ones((48, 32), np.uint8))
+            assert masks.mask(FIRST).shape == VocDevkit(tiny_devkit).image(FIRST).shape[:2] == (48, 32)
+
+    @pytest.mark.parametrize("excess", [1.5, 3])
+    def test_too_many_pixels(self, tiny_devkit, excess, monkeypatch):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", int(32 * 48 / excess))
+        message = message_of(VocDevkit(tiny_devkit).image, FIRST)
+        assert f"{FIRST}.jpg: has more than " in message
+
+    def test_a_mask_of_1_bit_holds_the_first_class(self, tiny_devkit):
+        mask = np.zeros((32, 48), bool)
+        mask[3:5] = True
+        Image.fromarray(mask).save(tiny_devkit / f"SegmentationClass/{FIRST}.png")
+        assert (VocMasks(VocDevkit(tiny_devkit)).mask(FIRST) == mask).all()
 
 
 class TestChosenClasses:
@@ -260,6 +312,13 @@ class TestBadInput:
 
     def test_id_without_an_image(self, tiny_devkit):
         assert "nothing.jpg: missing image" in message_of(VocDevkit(tiny_devkit).image, "nothing")
+
+    def test_an_image_of_another_kind_is_named(self, tiny_devkit):
+        path = tiny_devkit / "JPEGImages/a[1].v2.bmp"
+        Image.new("RGB", (2, 2)).save(path)
+        devkit = VocDevkit(tiny_devkit)
+        assert f"{path}: a kind of file that is not read; save it as" in message_of(devkit.image, "a[1].v2")
+        assert "a[1].jpg: missing image" in message_of(devkit.image, "a[1]")
 
     @pytest.mark.parametrize("keep", [0, 30, 500])
     def test_truncated_jpeg(self, tiny_devkit, keep):

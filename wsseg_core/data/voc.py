@@ -1,6 +1,6 @@
 """Reader of Pascal VOC 2012 devkits, and of every data set laid out like one.
 
-    <root>/JPEGImages/ID.jpg                       images (.jpeg and .png are read too)
+    <root>/JPEGImages/ID.jpg                       images (.jpeg, .png and .tif are read too, in capitals as well)
     <root>/Annotations/ID.xml  or  labels.csv      image-level labels
     <root>/SegmentationClass/ID.png                masks, read by `masks` alone
     <root>/SegmentationParts/ID.png                part masks, where the data set has them
@@ -13,6 +13,7 @@ map; Hariharan et al., "Semantic Contours from Inverse Detectors", ICCV 2011, fo
 
 import csv
 import difflib
+import glob
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -28,7 +29,8 @@ VOC_CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 TRAIN_AUG_COUNT = 10_582  # VOC train (1,464) and SBD (11,355) together, without VOC val (1,449)
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
+IMAGE_SUFFIXES = (*SUFFIXES, *map(str.upper, SUFFIXES))  # the frequent ones first
 REFETCH = "delete its folder and run `wsseg data fetch voc`"
 NO_CLASS = ("background", "void", "ignore", "unlabelled", "unlabeled")  # as labelling tools call what is no object
 CHOICE = "data.classes of the profile"
@@ -147,6 +149,8 @@ class VocDevkit:
         for suffix in IMAGE_SUFFIXES:
             if (path := stem.with_name(stem.name + suffix)).is_file():
                 return path
+        if others := [path for path in stem.parent.glob(f"{glob.escape(stem.name)}.*") if path.stem == stem.name]:
+            raise DevkitError(others[0], "a kind of file that is not read", "save it as JPEG, PNG or TIFF")
         raise DevkitError(f"{stem}.jpg", "missing image", "restore it, or take its id out of ImageSets/Segmentation")
 
     def image(self, image_id: str) -> np.ndarray:
