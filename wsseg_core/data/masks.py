@@ -46,7 +46,7 @@ class VocMasks:
         self.kind = kind
 
     def path(self, image_id: str) -> Path:
-        """File of a mask: the devkit's PNG, or else SBD's `cls/ID.mat`.
+        """File of a mask: the devkit's PNG, or else SBD's `ID.mat`, beside the PNGs or in SBD's own folder `cls`.
 
         Raises:
             DevkitError: there is neither.
@@ -56,8 +56,9 @@ class VocMasks:
         if png.is_file():
             return png
         sbd = self.devkit.sbd_folder
-        if self.kind == "class" and sbd is not None and (mat := sbd / "cls" / f"{image_id}.mat").is_file():
-            return mat
+        mats = [png.with_name(f"{image_id}.mat"), *([sbd / "cls" / f"{image_id}.mat"] if sbd else [])]
+        if self.kind == "class" and (found := [mat for mat in mats if mat.is_file()]):
+            return found[0]
         raise DevkitError(png, "missing mask", "restore it, or score a split whose images all have masks")
 
     def mask(self, image_id: str) -> np.ndarray:
