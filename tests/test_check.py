@@ -58,6 +58,12 @@ def test_a_split_without_any_mask_is_for_training(tiny_devkit):
     assert lines_of(tiny_devkit) == []
 
 
+def test_classes_of_a_profile_are_looked_for(tiny_devkit):
+    assert check_devkit(tiny_devkit, workers=1, classes=["sheep"]) == []
+    (problem,) = check_devkit(tiny_devkit, workers=1, classes=["sheeep"])
+    assert "'sheep'" in str(problem)
+
+
 @pytest.mark.parametrize("folder", ["Annotations", "ImageSets", "JPEGImages"])
 def test_a_missing_folder_is_one_problem(tiny_devkit, folder):
     shutil.rmtree(tiny_devkit / folder)

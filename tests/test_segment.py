@@ -37,6 +37,38 @@ def test_mask_and_overlay_of_any_image(tmp_path: Path, profile: Profile, mode: s
     assert drawn == {path: [CLASSES[value - 1] for value in sorted(values)]}
 
 
+def test_a_photograph_is_segmented_as_a_person_sees_it(tmp_path: Path, profile: Profile) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (50, 30)).save(tmp_path / "phone.jpg", exif=exif)
+    own_images.segment_files([tmp_path / "phone.jpg"], Path("w.ckpt"), tmp_path, profile)
+    with Image.open(tmp_path / "phone.png") as mask, Image.open(tmp_path / "phone_overlay.jpg") as shown:
+        assert mask.size == shown.size == (30, 50)
+
+
+def test_a_large_image_is_worked_on_in_a_small_copy(tmp_path: Path, profile: Profile, monkeypatch) -> None:
+    sizes = []
+
+    def segment(model, image, *rest):
+        sizes.append(image.shape)
+        return np.tile(np.uint8([[1, 2]]), (image.shape[0], image.shape[1] // 2))
+
+    monkeypatch.setattr(own_images, "segment_image", segment)
+    Image.new("RGB", (20_000, 30)).save(tmp_path / "wide.png")
+    drawn = own_images.segment_files([tmp_path / "wide.png"], Path("w.ckpt"), tmp_path / "out", profile)
+    assert sizes == [(3, 2000, 3)]
+    assert drawn == {tmp_path / "wide.png": CLASSES}
+    with Image.open(tmp_path / "out/wide.png") as mask:
+        assert mask.size == (20_000, 30)
+        assert (np.asarray(mask)[:, :20] == np.repeat([1, 2], 10)).all()
+
+
+@pytest.mark.parametrize(("name", "message"), [("", "is a folder; name the images"), ("no.jpg", "no such file")])
+def test_what_is_no_image_is_told_in_one_line(tmp_path: Path, profile: Profile, name: str, message: str) -> None:
+    with pytest.raises(WorkbookError, match=message):
+        own_images.segment_files([tmp_path / name], Path("w.ckpt"), tmp_path / "out", profile)
+
+
 def test_two_images_of_one_name_are_refused(tmp_path: Path, profile: Profile) -> None:
     paths = [tmp_path / "a/cat.jpg", tmp_path / "b/cat.jpg"]
     with pytest.raises(WorkbookError, match=r"b/cat\.jpg: .*a/cat\.jpg would write the same"):

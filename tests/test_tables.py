@@ -110,7 +110,7 @@ def test_a_seed_stays_a_whole_number_beside_rows_that_were_not_measured(tmp_path
 
 def test_a_caption_says_under_which_conditions_it_was_measured():
     text = conditions(Scores("gbp", ("a",), scores("gbp").confusions[:1], DETAILS | {"seed": 3}))
-    assert all(part in text for part in ("val, 1 images", "test protocol", "seed 3", "95 %"))
+    assert all(part in text for part in ("val, 1 images, any, test protocol", "seed 3", "95 %"))
 
 
 def test_only_the_split_asked_for_is_shown():

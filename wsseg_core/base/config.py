@@ -29,6 +29,9 @@ class DataConfig:
     image_size: int = 500  # the longest side is scaled to this, the rest is padded (DCSM 3.2)
     max_train_images: int = 0  # 0: all of them
     max_val_images: int = 0
+    # Some of the devkit's classes, in this order, with the others as background; (): all of them.
+    classes: tuple[str, ...] = ()
+    drop_unlabelled: bool = False  # train without the images that show none of the classes
 
 
 def _ranged(default: Any, low: float, high: float) -> Any:

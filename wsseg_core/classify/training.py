@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
 
 from wsseg_core.base.artifacts import plain, write_atomically
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.data.loading import image_loader, received
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -228,9 +229,9 @@ def _run(
 def _progress(fabric: "Fabric", recipe: Recipe, first: int, workers: int, description: str) -> tqdm:
     """The batches of this process, under a progress bar that counts the steps of the whole run."""
     batches = StepBatches(len(recipe.dataset), recipe, first, fabric.global_rank, fabric.world_size)  # type: ignore[arg-type]
-    loader = DataLoader(recipe.dataset, batch_sampler=batches, num_workers=workers)
+    loader = image_loader(recipe.dataset, batches, workers)
     return tqdm(
-        fabric.setup_dataloaders(loader, use_distributed_sampler=False),
+        received(fabric.setup_dataloaders(loader, use_distributed_sampler=False)),
         desc=description,
         initial=first,
         total=recipe.steps,

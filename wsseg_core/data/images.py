@@ -4,19 +4,21 @@ The colour map is that of Everingham et al., "The Pascal Visual Object Classes C
 """
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from wsseg_core.base.artifacts import write_atomically
 from wsseg_core.base.errors import WorkbookError
 
 VOID = 255  # value of a mask that is never scored
 REPLACE_IMAGE = "replace it with a whole JPEG or PNG"
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
 def _voc_palette() -> np.ndarray:
@@ -59,24 +61,53 @@ class DevkitError(WorkbookError):
 def opened(path: Path, remedy: str) -> Iterator[Image.Image]:
     """Open an image file; whatever its decoder trips over becomes a `DevkitError`."""
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(path)
+        with image:
             yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        wrong = f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels"
+        raise DevkitError(path, wrong, "scale the image down, or cut it into several") from None
+    except FileNotFoundError:
+        raise DevkitError(path, "no such file", "give the path of an image") from None
+    except IsADirectoryError:
+        raise DevkitError(path, "is a folder", "name the images in it") from None
+    except (OSError, SyntaxError, ValueError) as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
         raise DevkitError(path, f"cannot be decoded ({reason})", remedy) from None
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read an image file as RGB, (H, W, 3) uint8.
+    """Read an image file as RGB, (H, W, 3) uint8, turned as a person sees it (EXIF orientation).
 
-    Greyscale is repeated in all channels, an alpha channel is dropped, CMYK is converted. An EXIF orientation
-    is ignored, as the masks of VOC know nothing of it.
+    Greyscale is repeated in all channels, transparency is dropped, CMYK is converted. Of 16 bits the upper 8 are
+    kept, so that 65,535 becomes 255; numbers of 32 bits have no such range and are refused.
 
     Raises:
-        DevkitError: the file is not an image, or is cut short.
+        DevkitError: the file is not an image, is cut short, has 32 bits a channel, or too many pixels.
     """
     with opened(path, REPLACE_IMAGE) as image:
-        return np.array(image.convert("RGB"))
+        if image.mode in ("I", "F"):
+            raise DevkitError(path, f"has 32 bits a channel (mode {image.mode})", "save it with 8 or 16 bits")
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16"):
+            return np.repeat((np.asarray(upright) >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+        if "transparency" in upright.info:
+            upright = upright.convert("RGBA")
+        return np.array(upright.convert("RGB"))
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width of what `read_image` gives, from the header alone; errors are those of `read_image`."""
+    with opened(path, REPLACE_IMAGE) as image:
+        width, height = image.size
+        return (width, height) if orientation(image) in SIDEWAYS else (height, width)
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 is upright."""
+    return int(image.getexif().get(ExifTags.Base.Orientation, 1))
 
 
 def write_palette_png(path: Path, mask: np.ndarray) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from wsseg_core.base import dependencies
 from wsseg_core.base.config import Profile, load_profile
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.data.images import DevkitError
 from wsseg_core.data.toyvoc import ensure_toyvoc
 from wsseg_core.data.voc import VocDevkit
 
@@ -42,13 +43,24 @@ class Run:
         root = project_root() / data.devkit
         if data.source == "toyvoc":
             ensure_toyvoc(root, self.profile.toyvoc)
-        return VocDevkit(root)
+        return VocDevkit(root, data.classes)
 
     @cached_property
     def train_ids(self) -> list[str]:
-        """Ids of the training images."""
-        data = self.profile.data
-        return self.devkit.ids(data.train_split)[: data.max_train_images or None]
+        """Ids of the training images; without those that show no class, where the profile drops them.
+
+        Raises:
+            DevkitError: the split cannot be read, or no image of it shows any class.
+        """
+        data, devkit = self.profile.data, self.devkit
+        ids = devkit.ids(data.train_split)
+        labelled = devkit.label_matrix(ids).sum(1) > 0
+        if not labelled.any():
+            wrong = f"none of its {len(ids)} images shows any of {', '.join(devkit.classes)}"
+            raise DevkitError(devkit.split_file(data.train_split), wrong, "choose other data.classes or another split")
+        if data.drop_unlabelled:
+            ids = [image_id for image_id, shows_class in zip(ids, labelled, strict=True) if shows_class]
+        return ids[: data.max_train_images or None]
 
     @cached_property
     def val_ids(self) -> list[str]:

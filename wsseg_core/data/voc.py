@@ -1,6 +1,6 @@
 """Reader of Pascal VOC 2012 devkits, and of every data set laid out like one.
 
-    <root>/JPEGImages/ID.jpg                       images (.jpeg and .png are read too)
+    <root>/JPEGImages/ID.jpg                       images (.jpeg, .png and .tif are read too, in capitals as well)
     <root>/Annotations/ID.xml  or  labels.csv      image-level labels
     <root>/SegmentationClass/ID.png                masks, read by `masks` alone
     <root>/SegmentationParts/ID.png                part masks, where the data set has them
@@ -13,49 +13,80 @@ map; Hariharan et al., "Semantic Contours from Inverse Detectors", ICCV 2011, fo
 
 import csv
 import difflib
+import glob
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from wsseg_core.data.images import DevkitError, read_image
+from wsseg_core.data.images import VOID, DevkitError, read_image
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 TRAIN_AUG_COUNT = 10_582  # VOC train (1,464) and SBD (11,355) together, without VOC val (1,449)
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
+IMAGE_SUFFIXES = (*SUFFIXES, *map(str.upper, SUFFIXES))  # the frequent ones first
 REFETCH = "delete its folder and run `wsseg data fetch voc`"
+NO_CLASS = ("background", "void", "ignore", "unlabelled", "unlabeled")  # as labelling tools call what is no object
+CHOICE = "data.classes of the profile"
 GET_DATA = "draw the toy devkit with `wsseg data toyvoc`, or download VOC with `wsseg data fetch voc`"
 
 
 class VocDevkit:
     """Images, image-level labels and splits of a devkit. It has no way to a mask: that is in `masks`.
 
+    A devkit may be opened with some of its classes only. The others are then background wherever they are read:
+    `labels` and the masks of `masks.VocMasks` know the chosen ones alone, in the order in which they were asked for.
+
     Attributes:
         root: folder of the devkit.
-        classes: names of the foreground classes; a mask's value of `classes[i]` is i + 1.
+        all_classes: the foreground classes of the files; value i + 1 of a stored mask is `all_classes[i]`.
+        classes: those that the devkit was opened with; value i + 1 of a mask as it is read is `classes[i]`.
     """
 
-    def __init__(self, root: Path | str) -> None:
+    def __init__(self, root: Path | str, classes: Sequence[str] = ()) -> None:
         """Open a devkit.
 
+        Args:
+            root: its folder.
+            classes: some of its classes; all of them, in its own order, when left out.
+
         Raises:
-            DevkitError: there is none at `root`, or its classes.txt is empty.
+            DevkitError: there is none at `root`, it lacks a class asked for, or a list of classes is empty, names
+                one twice or the background, or has more than 254.
         """
         self.root = Path(root)
         if not (self.root / "JPEGImages").is_dir():
             raise DevkitError(self.root, "no devkit here (it has no JPEGImages folder)", GET_DATA)
-        class_file = self.root / "classes.txt"
-        self.classes = tuple(_read_lines(class_file)) if class_file.exists() else VOC_CLASSES
+        self.all_classes = _read_classes(self.root / "classes.txt")
+        _check_classes(classes, CHOICE)
+        self.classes = tuple(classes) or self.all_classes
+        self._chosen = [self._index(name, CHOICE) for name in self.classes]
 
     @property
     def num_classes(self) -> int:
         """Foreground classes, C."""
         return len(self.classes)
+
+    @property
+    def class_list(self) -> str:
+        """The classes in words, for captions: `all 20 classes`, or `2 of 20 classes (cat, dog)`."""
+        if self.classes == self.all_classes:
+            return f"all {self.num_classes} classes"
+        return f"{self.num_classes} of {len(self.all_classes)} classes ({', '.join(self.classes)})"
+
+    @property
+    def mask_values(self) -> np.ndarray:
+        """What each value of a stored mask is read as, uint8 (256,): i + 1 for `classes[i]`, else 0; void stays."""
+        values = np.zeros(256, np.uint8)
+        values[np.array(self._chosen) + 1] = np.arange(1, self.num_classes + 1)
+        values[VOID] = VOID
+        return values
 
     def split_file(self, split: str) -> Path:
         """Where the ids of a split are listed."""
@@ -93,7 +124,7 @@ class VocDevkit:
         additional = {i for part in ("train", "val") for i in _read_lines(self.sbd_folder / f"{part}.txt")}
         ids = sorted((set(self.ids("train")) | additional) - set(self.ids("val")))
         # A small tree in the layout of VOC, as a trial run uses it, has any number of ids.
-        if self.classes == VOC_CLASSES and len(ids) > 1000 and len(ids) != TRAIN_AUG_COUNT:
+        if self.all_classes == VOC_CLASSES and len(ids) > 1000 and len(ids) != TRAIN_AUG_COUNT:
             raise DevkitError(
                 self.sbd_folder,
                 f"train_aug derived from these lists has {len(ids):,} ids, not {TRAIN_AUG_COUNT:,}",
@@ -118,6 +149,8 @@ class VocDevkit:
         for suffix in IMAGE_SUFFIXES:
             if (path := stem.with_name(stem.name + suffix)).is_file():
                 return path
+        if others := [path for path in stem.parent.glob(f"{glob.escape(stem.name)}.*") if path.stem == stem.name]:
+            raise DevkitError(others[0], "a kind of file that is not read", "save it as JPEG, PNG or TIFF")
         raise DevkitError(f"{stem}.jpg", "missing image", "restore it, or take its id out of ImageSets/Segmentation")
 
     def image(self, image_id: str) -> np.ndarray:
@@ -147,9 +180,9 @@ class VocDevkit:
             if image_id not in self._label_table:
                 raise DevkitError(source, f"no line for image {image_id}", f"add a line `{image_id},class,...`")
             names = self._label_table[image_id]
-        vector = np.zeros(self.num_classes, np.uint8)
+        vector = np.zeros(len(self.all_classes), np.uint8)
         vector[[self._index(name, source) for name in names]] = 1
-        return vector
+        return vector[self._chosen]
 
     def label_matrix(self, ids: Iterable[str]) -> np.ndarray:
         """Labels of many images, (n, C) uint8; `labels` names the errors."""
@@ -164,11 +197,30 @@ class VocDevkit:
         rows = csv.reader(_read_lines(path))
         return {row[0].strip(): [name.strip() for name in row[1:] if name.strip()] for row in rows}
 
-    def _index(self, name: str, source: Path) -> int:
-        if name not in self.classes:
-            near = difflib.get_close_matches(name, self.classes, n=1, cutoff=0)[0]
-            raise DevkitError(source, f"unknown class {name!r}", f"the nearest known one is {near!r}")
-        return self.classes.index(name)
+    def _index(self, name: str, source: Path | str) -> int:
+        if name not in self.all_classes:
+            near = difflib.get_close_matches(name, self.all_classes, n=1, cutoff=0)[0]
+            raise DevkitError(source, f"unknown class {name!r}", f"the nearest one in {self.root} is {near!r}")
+        return self.all_classes.index(name)
+
+
+def _read_classes(path: Path) -> tuple[str, ...]:
+    if not path.exists():
+        return VOC_CLASSES
+    names = tuple(_read_lines(path))
+    _check_classes(names, path)
+    return names
+
+
+def _check_classes(names: Sequence[str], source: Path | str) -> None:
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise DevkitError(source, f"lists the class {name!r} {count} times", "keep one of them")
+        if name.strip("_ ").lower() in NO_CLASS:
+            wrong = f"{name!r} is no class: background is 0 in a mask and void {VOID}, without a name"
+            raise DevkitError(source, wrong, "take it out, so that the first class is value 1 of the masks")
+    if len(names) >= VOID:
+        raise DevkitError(source, f"{len(names)} classes", f"use at most {VOID - 1}, as a mask has 8 bits")
 
 
 def _read_lines(path: Path) -> list[str]:

@@ -25,7 +25,7 @@ from wsseg_core.data.voc import VocDevkit
 TEST_PROTOCOL = "test"  # the classes drawn are those that the classifier detects
 SEED_PROTOCOL = "seed"  # the known image labels decide which classes may be drawn
 PROTOCOLS = (TEST_PROTOCOL, SEED_PROTOCOL)
-REQUIRED_DETAILS = ("split", "protocol", "void", "crf", "sizes", "pretraining", "seed")
+REQUIRED_DETAILS = ("split", "classes", "protocol", "void", "crf", "sizes", "pretraining", "seed")
 
 
 def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
@@ -204,7 +204,7 @@ def paired_class_bootstrap(a: Scores, b: Scores, samples: int = 1000, seed: int 
 
 def _aligned(a: Scores, b: Scores) -> np.ndarray:
     """The matrices of b in the order of the images of a, once it is sure that the two may be compared."""
-    for key in ("split", "protocol", "void"):
+    for key in ("split", "classes", "protocol", "void"):
         if a.details[key] != b.details[key]:
             raise WorkbookError(f"{a.name!r} and {b.name!r} differ in {key}; score both alike before comparing")
     if set(a.image_ids) != set(b.image_ids) or a.confusions.shape != b.confusions.shape:

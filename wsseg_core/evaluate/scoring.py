@@ -197,6 +197,7 @@ def load_scores(run: Run, store: ArtifactStore, ids: Sequence[str]) -> dict[str,
     confusions = np.stack([store.load(image_id)["measured"] for image_id in ids])  # (n, rows, C+1, C+1)
     common = {
         "split": store.record["settings"]["split"],
+        "classes": run.devkit.class_list,
         "protocol": store.record["settings"]["protocol"],
         "void": "left out",
         "pretraining": run.profile.classifier.weights,

@@ -137,7 +137,7 @@ def _against(claim: Claim, rival: str, by_seed: SeedScores, samples: int) -> Spr
     differences = {}
     for seed, scores in by_seed.items():
         left, right = scores[claim.left], scores[rival]
-        if any(left.details[key] != right.details[key] for key in ("split", "protocol", "void")):
+        if any(left.details[key] != right.details[key] for key in ("split", "classes", "protocol", "void")):
             raise WorkbookError(f"{claim.left!r} and {rival!r} were not scored alike; compare rows of one table")
         differences[seed] = left.mean_iou - right.mean_iou
     draws = _draws(claim.left, by_seed, samples) - _draws(rival, by_seed, samples)

@@ -92,7 +92,8 @@ def conditions(scores: Scores) -> str:
     """What a caption says of all numbers of a table that were measured on the images of these scores."""
     details = scores.details
     return (
-        f"{details['split']}, {len(scores.image_ids)} images, {details['protocol']} protocol, void {details['void']}, "
+        f"{details['split']}, {len(scores.image_ids)} images, {details['classes']}, "
+        f"{details['protocol']} protocol, void {details['void']}, "
         f"pretraining {details['pretraining']}, seed {details['seed']}; 95 % intervals of a bootstrap over images"
     )
 

@@ -63,6 +63,7 @@ def data_fetch(
     dataset: Annotated[str, typer.Argument(help="Only voc: VOC 2012 with the SBD masks.")],
     archives: Annotated[Path | None, typer.Option(help="Folder of archives that you have already.")] = None,
     folder: Annotated[Path, typer.Option(help="Where to unpack.")] = Path("data"),
+    only: Annotated[str, typer.Option(help="Just the images of a list, data/lists/ONLY_*.txt: animals.")] = "",
 ) -> None:
     """Download a data set, or unpack archives that lie here already; their hashes are checked either way.
 
@@ -71,12 +72,14 @@ def data_fetch(
         wsseg data fetch voc
 
         wsseg data fetch voc --archives ~/Downloads
+
+        wsseg data fetch voc --only animals
     """
-    from wsseg_core.data.download import fetch_voc
+    from wsseg_core.data.download import fetch_subset, fetch_voc
 
     if dataset != "voc":
         raise WorkbookError(f"no data set {dataset!r} to fetch; use: wsseg data fetch voc")
-    fetch_voc(folder, archives)
+    typer.echo(fetch_subset(only, folder, archives) if only else fetch_voc(folder, archives))
 
 
 @data_app.command("check")
@@ -89,13 +92,16 @@ def data_check(
     """Look at every file of a devkit and list what is wrong with it; exit status 1 if anything is.
 
     wsseg data check data/VOCdevkit/VOC2012
+
+    wsseg data check --profile mine.toml
     """
     from wsseg_core.base.config import load_profile
     from wsseg_core.data.check import check_devkit
     from wsseg_core.data.run import project_root
 
-    root = root or project_root() / load_profile(profile).data.devkit
-    problems = check_devkit(root)
+    data = load_profile(profile).data
+    root = root or project_root() / data.devkit
+    problems = check_devkit(root, classes=data.classes)
     for problem in problems:
         typer.echo(problem)
     typer.echo(f"{root}: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
