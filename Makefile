@@ -6,6 +6,8 @@ PROFILE ?= toy
 UV := $(if $(shell uv --version 2>/dev/null),uv,.tools/bin/uv)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# Of one thread each: small tensors and a busy machine make threads wait for each other. The notebooks are in one of them.
+TWO_PROCESSES := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 STOP = { echo "make: $(1)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
@@ -18,12 +20,13 @@ report: $(INSTALLED) ## run the notebooks that are out of date, then write the r
 	@$(BIN)/python tools/preflight.py
 	@$(BIN)/wsseg run --profile $(PROFILE)
 
-test: $(INSTALLED) ## lint, types, and the tests with coverage
+test: $(INSTALLED) ## lint, types, order of the rooms, and the tests with coverage
 	@$(BIN)/python tools/preflight.py
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@OMP_NUM_THREADS=1 $(BIN)/pytest --cov --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/lint-imports
+	@OMP_NUM_THREADS=1 $(BIN)/pytest --cov $(TWO_PROCESSES)
 
 lab: $(INSTALLED) ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks
@@ -32,7 +35,7 @@ bench: $(INSTALLED) ## measure the speed against other implementations
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 clean: ## remove caches, drawn data and results of smoke and toy; downloads, voc results and .venv stay
-	rm -rf .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* data/toyvoc* results/smoke*
+	rm -rf .snakemake .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* data/toyvoc* results/smoke*
 	find results -mindepth 1 -maxdepth 1 -name 'toy-seed*' -exec rm -rf {} + 2>/dev/null || true
 	find results/toy -mindepth 1 -maxdepth 1 ! -name reference -exec rm -rf {} + 2>/dev/null || true
 

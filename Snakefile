@@ -12,10 +12,10 @@ what is still valid on disk.
 
 import sys
 
-from wsseg_core.dependencies import code_fingerprint, notebook_modules
-from wsseg_core.headless import LAST_STAGE
-from wsseg_core.runs import open_run
-from wsseg_core.spread import repetitions
+from wsseg_core.base.dependencies import code_fingerprint, notebook_modules
+from wsseg_core.workbook.headless import LAST_STAGE
+from wsseg_core.data.run import open_run
+from wsseg_core.evaluate.spread import repetitions
 
 # Every notebook, and the notebooks whose results it reads.
 UPSTREAM = {
@@ -44,7 +44,7 @@ SEED = int(config.get("seed", 0))
 RESULTS = config.get("results", "results")
 RUN = open_run(PROFILE, SEED, RESULTS)
 EXECUTED = f"{RUN.folder}/notebooks"
-WSSEG = f"{sys.executable} -m wsseg_core.cli"
+WSSEG = f"{sys.executable} -m wsseg_core.workbook.command_line"
 
 
 def source(name):
@@ -52,13 +52,13 @@ def source(name):
 
 
 def published_tables(wildcards):
-    compares = "wsseg_core.tables" in notebook_modules(source(wildcards.name))
+    compares = "wsseg_core.evaluate.tables" in notebook_modules(source(wildcards.name))
     return sorted(map(str, Path("data/published").glob("*.csv"))) if compares else []
 
 
 def other_seeds(wildcards):
     """The last stage of every other seed that has it, for the notebook that reads them."""
-    reads = "wsseg_core.spread" in notebook_modules(source(wildcards.name))
+    reads = "wsseg_core.evaluate.spread" in notebook_modules(source(wildcards.name))
     others = [run for run in repetitions(PROFILE, RESULTS) if run.seed != SEED] if reads else []
     executed = [run.folder / "notebooks" / f"{LAST_STAGE}.ipynb" for run in others]
     return [str(path) for path in executed if path.is_file()]
@@ -70,7 +70,7 @@ rule report:
     output:
         f"{RUN.folder}/report/index.html",
     params:
-        code=code_fingerprint(["wsseg_core.report"]),
+        code=code_fingerprint(["wsseg_core.workbook.report"]),
     shell:
         "{WSSEG} report --profile {PROFILE:q} --seed {SEED} --results {RESULTS:q}"
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from wsseg_core.artifacts import write_json
-from wsseg_core.config import CrfConfig
-from wsseg_core.crf import dense_crf, dense_crf_images
-from wsseg_core.parallel import cpu_count
+from wsseg_core.base.artifacts import write_json
+from wsseg_core.base.config import CrfConfig
+from wsseg_core.base.parallel import cpu_count
+from wsseg_core.crf.dense import dense_crf, dense_crf_images
 
 SIZE = 500
 DRAWN_LABELS, ALL_LABELS = 3, 21  # background and two classes; background and the 20 of VOC

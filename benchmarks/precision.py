@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from wsseg_core.artifacts import write_json
-from wsseg_core.classifier import load_classifier
-from wsseg_core.dcsm import segment_image
-from wsseg_core.metrics import TEST_PROTOCOL, paired_bootstrap, score_masks
+from wsseg_core.base.artifacts import write_json
+from wsseg_core.classify.classifier import load_classifier
+from wsseg_core.data.run import Run, open_run
+from wsseg_core.evaluate.metrics import TEST_PROTOCOL, paired_bootstrap, score_masks
 from wsseg_core.nets.folding import fold_batch_norm
-from wsseg_core.runs import Run, open_run
-from wsseg_core.saliency import PRECISIONS, prepare
+from wsseg_core.saliency.dcsm import segment_image
+from wsseg_core.saliency.gradients import PRECISIONS, prepare
 
 
 def score(run: Run, precision: str, ids: list[str]) -> tuple:

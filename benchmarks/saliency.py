@@ -28,9 +28,9 @@ from pytorch_grad_cam import GuidedBackpropReLUModel
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from wsseg_core.artifacts import write_json
+from wsseg_core.base.artifacts import write_json
 from wsseg_core.nets.vgg import CONV_LAYERS, FcnVgg16
-from wsseg_core.saliency import PRECISIONS, prepare, saliency_maps
+from wsseg_core.saliency.gradients import PRECISIONS, prepare, saliency_maps
 
 CLASSES = (1, 5, 9)
 LAYERS = [name for block in (3, 4, 5) for name in CONV_LAYERS[block]]

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsseg_core.artifacts import write_json
-from wsseg_core.config import ZoomOutConfig
+from wsseg_core.base.artifacts import write_json
+from wsseg_core.base.config import ZoomOutConfig
 from wsseg_core.data.transforms import unpad
+from wsseg_core.forward.zoom_out import pooling_matrix, superpixels
 from wsseg_core.nets.vgg import CHANNELS_PER_WIDTH, CONVS_PER_BLOCK
-from wsseg_core.zoomout import pooling_matrix, superpixels
 
 # Side of the image, side of the network's input, superpixels asked for, channels of block 1.
 SIZES = {"toy": (160, 128, 100, 16), "voc": (500, 500, 300, 64)}

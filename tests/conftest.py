@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, settings
 from PIL import Image
 from torch import Tensor, nn
 
-from wsseg_core.classifier import new_classifier
-from wsseg_core.config import ClassifierConfig, load_profile
-from wsseg_core.data.voc import write_palette_png
+from wsseg_core.base.config import ClassifierConfig, load_profile
+from wsseg_core.classify.classifier import new_classifier
+from wsseg_core.data.images import write_palette_png
+from wsseg_core.data.run import Run
 from wsseg_core.nets.folding import fold_batch_norm
-from wsseg_core.runs import Run
-from wsseg_core.saliency import prepare
+from wsseg_core.saliency.gradients import prepare
 
 TINY_CLASSES = ("cat", "dog", "sheep")
 TINY_SPLITS = {

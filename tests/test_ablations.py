@@ -2,11 +2,11 @@
 
 import pytest
 
-from wsseg_core.ablations import ablation_settings, size_combinations
-from wsseg_core.config import load_profile
-from wsseg_core.extraction import planned_extractions
-from wsseg_core.subtraction import ORDERS
-from wsseg_core.tables import published
+from wsseg_core.base.config import load_profile
+from wsseg_core.evaluate.ablations import ablation_settings, size_combinations
+from wsseg_core.evaluate.tables import published
+from wsseg_core.saliency.extraction import planned_extractions
+from wsseg_core.saliency.subtraction import ORDERS
 
 PROFILES = ["smoke", "toy", "voc"]
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from wsseg_core.affinity import (
+from wsseg_core.affinity.pairs import (
     affinity_labels,
     affinity_loss,
     background_score,
@@ -19,11 +19,11 @@ from wsseg_core.affinity import (
     walk,
     with_background,
 )
-from wsseg_core.errors import WorkbookError
+from wsseg_core.affinity.random_walk import affinities, neighbour_offsets, pair_indices, random_walk, transition_matrix
+from wsseg_core.base.errors import WorkbookError
 from wsseg_core.nets.affinity import AffinityNet
 from wsseg_core.nets.dilation import dilate
 from wsseg_core.nets.vgg import FcnVgg16
-from wsseg_core.random_walk import affinities, neighbour_offsets, pair_indices, random_walk, transition_matrix
 
 # Pixels 0 to 3, row by row; at radius 2 each is a neighbour of each.
 SQUARE = torch.tensor([[[0.0, 1.0], [0.0, 2.0]]])

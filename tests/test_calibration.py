@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from wsseg_core.calibration import BINS, Reliability, reliability_counts
+from wsseg_core.evaluate.calibration import BINS, Reliability, reliability_counts
 
 VALUES = np.uint8([0, 7])  # background and the seventh class
 

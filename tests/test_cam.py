@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from wsseg_core import cam
-from wsseg_core.artifacts import ArtifactStore
-from wsseg_core.cam import (
+from wsseg_core.affinity import cam
+from wsseg_core.affinity.cam import (
     average_scores,
     cam_loss,
     cam_maps,
@@ -28,14 +27,15 @@ from wsseg_core.cam import (
     train_cam,
     training_config,
 )
-from wsseg_core.classifier import load_classifier, train_classifier
-from wsseg_core.config import CamConfig, load_profile
-from wsseg_core.errors import WorkbookError
+from wsseg_core.base.artifacts import ArtifactStore
+from wsseg_core.base.config import CamConfig, load_profile
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.classify.classifier import load_classifier, train_classifier
+from wsseg_core.data.run import Run
 from wsseg_core.nets.cam import CamVgg16, load_blocks
 from wsseg_core.nets.folding import fold_batch_norm
 from wsseg_core.nets.vgg import FcnVgg16
-from wsseg_core.runs import Run
-from wsseg_core.saliency import prepare
+from wsseg_core.saliency.gradients import prepare
 
 
 @pytest.fixture(autouse=True)

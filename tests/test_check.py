@@ -7,7 +7,7 @@ import pytest
 from conftest import write_tiny_devkit
 
 from wsseg_core.data.check import check_devkit
-from wsseg_core.data.voc import write_palette_png
+from wsseg_core.data.images import write_palette_png
 
 
 def lines_of(root, splits=None) -> list[str]:
@@ -56,6 +56,12 @@ def test_a_split_without_any_mask_is_for_training(tiny_devkit):
     for path in (tiny_devkit / "SegmentationClass").glob("2007_*"):
         path.unlink()
     assert lines_of(tiny_devkit) == []
+
+
+def test_classes_of_a_profile_are_looked_for(tiny_devkit):
+    assert check_devkit(tiny_devkit, workers=1, classes=["sheep"]) == []
+    (problem,) = check_devkit(tiny_devkit, workers=1, classes=["sheeep"])
+    assert "'sheep'" in str(problem)
 
 
 @pytest.mark.parametrize("folder", ["Annotations", "ImageSets", "JPEGImages"])

@@ -1,7 +1,7 @@
 import pytest
 
-from wsseg_core.claims import CLAIMS, LAST_STAGES, OWN_FINDING, OWN_QUESTION, blocks_key
-from wsseg_core.errors import WorkbookError
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.evaluate.claims import CLAIMS, LAST_STAGES, OWN_FINDING, OWN_QUESTION, blocks_key
 
 
 def test_the_list_has_unique_ids_and_marks_what_is_our_own():

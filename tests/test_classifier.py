@@ -12,8 +12,10 @@ from conftest import killed_at_call, write_tiny_devkit
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
-from wsseg_core import classifier
-from wsseg_core.classifier import (
+from wsseg_core.base.config import ClassifierConfig, DataConfig, OtherNetworkConfig, Profile
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.classify import classifier
+from wsseg_core.classify.classifier import (
     LabelledImages,
     average_precisions,
     checkpoint_path,
@@ -29,12 +31,10 @@ from wsseg_core.classifier import (
     other_network,
     train_classifier,
 )
-from wsseg_core.config import ClassifierConfig, DataConfig, OtherNetworkConfig, Profile
+from wsseg_core.classify.training import read_checkpoint
+from wsseg_core.data.run import Run
 from wsseg_core.data.transforms import resize_and_pad
 from wsseg_core.data.voc import VocDevkit
-from wsseg_core.errors import WorkbookError
-from wsseg_core.runs import Run
-from wsseg_core.training import read_checkpoint
 
 NARROW = ClassifierConfig(
     width=2,

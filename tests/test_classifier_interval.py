@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn.metrics import average_precision_score
 
-from wsseg_core.classifier import mean_average_precision_interval
+from wsseg_core.classify.classifier import mean_average_precision_interval
 
 
 @settings(max_examples=50)

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from wsseg_core import classifier, headless, report, segment
-from wsseg_core.cli import main
+from wsseg_core.classify import classifier
 from wsseg_core.data import download
+from wsseg_core.workbook import headless, own_images, report
+from wsseg_core.workbook.command_line import main
 
 COMMANDS = ["run", "train", "segment", "tables", "figures", "data toyvoc", "data fetch", "data check"]
 
@@ -55,7 +56,8 @@ def test_help_teaches_by_example(wsseg: Any, command: str) -> None:
 
 
 def test_help_lists_the_commands_without_loading_torch() -> None:
-    script = "import sys; from wsseg_core.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
+    load = "from wsseg_core.workbook.command_line import main"
+    script = f"import sys; {load}\ntry: main()\nfinally: assert 'torch' not in sys.modules"
     result = subprocess.run([sys.executable, "-c", script, "--help"], capture_output=True, text=True)
     assert result.returncode == 0
     assert all(f" {command.split()[0]} " in result.stdout for command in COMMANDS)
@@ -116,7 +118,7 @@ def test_train_hands_on_the_devices(wsseg: Any, calls: Any) -> None:
 
 
 def test_segment_names_the_classes_found(wsseg: Any, calls: Any) -> None:
-    calls(segment, "segment_files", {Path("a.jpg"): ["cat", "dog"], Path("b.jpg"): []})
+    calls(own_images, "segment_files", {Path("a.jpg"): ["cat", "dog"], Path("b.jpg"): []})
     _, out, _ = wsseg("segment", "a.jpg", "b.jpg", "--weights", "w", "--out", "o")
     assert out.splitlines() == ["a.jpg: cat, dog", "b.jpg: background only"]
 

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from wsseg_core.config import ClassifierConfig, Profile, available_profiles, load_profile
-from wsseg_core.errors import WorkbookError
+from wsseg_core.base.config import ClassifierConfig, Profile, available_profiles, load_profile
+from wsseg_core.base.errors import WorkbookError
 
 
 @pytest.fixture

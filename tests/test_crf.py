@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsseg_core.config import CrfConfig
-from wsseg_core.crf import MIN_PROBABILITY, dense_crf, dense_crf_images, scale_widths
-from wsseg_core.errors import WorkbookError
+from wsseg_core.base.config import CrfConfig
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.crf.dense import MIN_PROBABILITY, dense_crf, dense_crf_images, scale_widths
 
 PAPER = CrfConfig()
 

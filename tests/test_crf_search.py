@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wsseg_core.config import CrfConfig, Profile, SweepConfig, load_profile
-from wsseg_core.crf import scale_widths
-from wsseg_core.crf_search import (
+from wsseg_core.base.config import CrfConfig, Profile, SweepConfig, load_profile
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.crf.dense import scale_widths
+from wsseg_core.data.run import Run
+from wsseg_core.evaluate.crf_search import (
     choose_crf,
     crf_name,
     grid_settings,
@@ -18,9 +20,7 @@ from wsseg_core.crf_search import (
     tuning_ids,
     tuning_split,
 )
-from wsseg_core.errors import WorkbookError
-from wsseg_core.metrics import REQUIRED_DETAILS, TEST_PROTOCOL, Scores
-from wsseg_core.runs import Run
+from wsseg_core.evaluate.metrics import REQUIRED_DETAILS, TEST_PROTOCOL, Scores
 
 PAPER = CrfConfig()
 DETAILS = dict.fromkeys(REQUIRED_DETAILS, "any") | {"protocol": TEST_PROTOCOL}

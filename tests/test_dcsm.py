@@ -9,9 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from wsseg_core.classifier import new_classifier
-from wsseg_core.config import CrfConfig, Profile, load_profile
-from wsseg_core.dcsm import (
+from wsseg_core.base.config import CrfConfig, Profile, load_profile
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.classify.classifier import new_classifier
+from wsseg_core.data.run import Run
+from wsseg_core.nets.folding import fold_batch_norm
+from wsseg_core.saliency.dcsm import (
     ImageMaps,
     SavedMaps,
     Setting,
@@ -20,13 +23,10 @@ from wsseg_core.dcsm import (
     segment_image,
     simonyan_setting,
 )
-from wsseg_core.errors import WorkbookError
-from wsseg_core.extraction import block_layers, classify, conv_layers, extract, planned_extractions
-from wsseg_core.grabcut import grabcut_labels
-from wsseg_core.nets.folding import fold_batch_norm
-from wsseg_core.runs import Run
-from wsseg_core.saliency import prepare
-from wsseg_core.subtraction import released_saliency
+from wsseg_core.saliency.extraction import block_layers, classify, conv_layers, extract, planned_extractions
+from wsseg_core.saliency.grabcut import grabcut_labels
+from wsseg_core.saliency.gradients import prepare
+from wsseg_core.saliency.subtraction import released_saliency
 
 SIDE = 12
 PROBABILITIES = np.float32([0.2, 0.9, 0.1, 0.7])  # of 4 classes; 1 and 3 are detected, 0 is the runner-up

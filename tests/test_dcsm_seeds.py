@@ -11,19 +11,25 @@ import pytest
 import torch
 from conftest import write_tiny_devkit
 
-from wsseg_core.artifacts import ArtifactStore, plain
-from wsseg_core.classifier import classifier_settings, image_scores, load_classifier, new_classifier, train_classifier
-from wsseg_core.config import load_profile
-from wsseg_core.crf import dense_crf
+from wsseg_core.base.artifacts import ArtifactStore, plain
+from wsseg_core.base.config import load_profile
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.classify.classifier import (
+    classifier_settings,
+    image_scores,
+    load_classifier,
+    new_classifier,
+    train_classifier,
+)
+from wsseg_core.crf.dense import dense_crf
+from wsseg_core.data.run import Run
 from wsseg_core.data.transforms import resize_and_pad
-from wsseg_core.dcsm import dcsm_setting
-from wsseg_core.dcsm_seeds import batch_maps, dcsm_masks
-from wsseg_core.errors import WorkbookError
-from wsseg_core.extraction import layer_groups
 from wsseg_core.nets.folding import fold_batch_norm
-from wsseg_core.runs import Run
-from wsseg_core.saliency import prepare, saliency_maps
-from wsseg_core.subtraction import background, candidates, class_maps
+from wsseg_core.saliency.dcsm import dcsm_setting
+from wsseg_core.saliency.dcsm_seeds import batch_maps, dcsm_masks
+from wsseg_core.saliency.extraction import layer_groups
+from wsseg_core.saliency.gradients import prepare, saliency_maps
+from wsseg_core.saliency.subtraction import background, candidates, class_maps
 
 NOTEBOOK = "07_static"
 
@@ -32,7 +38,7 @@ NOTEBOOK = "07_static"
 def one_process() -> Iterator[None]:
     """Starting processes takes longer than the work; test_parallel.py covers them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wsseg_core.parallel.cpu_count", lambda: 1)
+        patch.setattr("wsseg_core.base.parallel.cpu_count", lambda: 1)
         yield
 
 
@@ -108,7 +114,7 @@ def test_other_processes_can_be_told_what_to_do(trained: Run, run: Run, monkeypa
         function, items = pickle.loads(pickle.dumps((function, items)))
         return map(function, items)
 
-    monkeypatch.setattr("wsseg_core.dcsm_seeds.parallel_map", through_pickle)
+    monkeypatch.setattr("wsseg_core.saliency.dcsm_seeds.parallel_map", through_pickle)
     shutil.rmtree(run.artifacts("seeds"))
     drawn = masks_of(run)
     for image_id, mask in masks_of(trained).items():

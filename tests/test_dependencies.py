@@ -3,15 +3,16 @@ from pathlib import Path
 
 import pytest
 
-from wsseg_core.dependencies import code_fingerprint, module_closure, notebook_modules
-from wsseg_core.errors import WorkbookError
+from wsseg_core.base.dependencies import code_fingerprint, module_closure, notebook_modules
+from wsseg_core.base.errors import WorkbookError
 
 MODULES = {
     "__init__.py": "",
-    "errors.py": "class Wrong(Exception): ...\n",
-    "config.py": "from pack import errors\nSIZE = 1\n",
+    "base/__init__.py": "",
+    "base/errors.py": "class Wrong(Exception): ...\n",
+    "base/config.py": "from pack.base import errors\nSIZE = 1\n",
     "data/__init__.py": "",
-    "data/reader.py": "from pack.config import SIZE\nimport os, numpy\n",
+    "data/reader.py": "from pack.base.config import SIZE\nimport os, numpy\n",
     "net.py": '"""Net."""\n\n\ndef width():\n    """Of the net."""\n    return 3\n',
     "training.py": "def train():\n    from .data import reader\n    import pack.net\n",
     "plots.py": "COLOUR = 1\n",
@@ -38,7 +39,7 @@ def write_notebook(path: Path, *sources: str) -> Path:
 
 def test_closure_follows_imports_inside_functions_and_relative_ones(package: Path) -> None:
     found = module_closure(["pack.training"], package)
-    reached = {"", ".training", ".data", ".data.reader", ".net", ".config", ".errors"}
+    reached = {"", ".training", ".data", ".data.reader", ".net", ".base", ".base.config", ".base.errors"}
     assert set(found) == {f"pack{name}" for name in reached}
     assert found["pack.data"] == package / "data/__init__.py"
 
@@ -72,8 +73,8 @@ def test_notebook_that_is_not_one_or_not_python_is_named(tmp_path: Path) -> None
     [
         ("net.py", '"""Other words."""\ndef width():\n    """Longer."""\n    # why\n    return (3)\n'),
         ("net.py", "def width():\n    return 3\n"),
-        ("config.py", "from pack import errors\nSIZE = 2\n"),
-        ("errors.py", "class Wrong(ValueError): ...\n"),
+        ("base/config.py", "from pack.base import errors\nSIZE = 2\n"),
+        ("base/errors.py", "class Wrong(ValueError): ...\n"),
         ("plots.py", "COLOUR = 2\n"),
     ],
 )

@@ -8,8 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from wsseg_core.config import DifferenceConfig
-from wsseg_core.difference import (
+from wsseg_core.base.config import DifferenceConfig
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.nets.difference import DifferenceDetector
+from wsseg_core.nets.segmentation import Features, SegmentationNet, segmentation_loss
+from wsseg_core.nets.vgg import FcnVgg16
+from wsseg_core.refine.difference import (
     Biases,
     change_target,
     collapsed,
@@ -19,10 +23,6 @@ from wsseg_core.difference import (
     seed_biases,
     training_biases,
 )
-from wsseg_core.errors import WorkbookError
-from wsseg_core.nets.difference import DifferenceDetector
-from wsseg_core.nets.segmentation import Features, SegmentationNet, segmentation_loss
-from wsseg_core.nets.vgg import FcnVgg16
 
 CLASSES = 3
 VOID = 255

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 from conftest import TINY_SPLITS, write_tiny_devkit
 
+from wsseg_core.base.errors import WorkbookError
 from wsseg_core.data import download
-from wsseg_core.data.download import Archive, fetch_voc
+from wsseg_core.data.download import Archive, fetch_subset, fetch_voc
+from wsseg_core.data.masks import VocMasks
 from wsseg_core.data.voc import VocDevkit
-from wsseg_core.errors import WorkbookError
 
 
 @dataclass
@@ -241,3 +243,74 @@ def test_the_reader_finds_what_was_fetched(server, tmp_path):
     devkit = VocDevkit(fetch_voc(tmp_path / "data", None, sources))
     assert devkit.root == tmp_path / "data/VOCdevkit/VOC2012"
     assert devkit.ids("train_aug") == [*TINY_SPLITS["train"], "2009_000001"]
+
+
+@pytest.fixture
+def small_archives(tmp_path, monkeypatch) -> tuple[Path, list[Archive]]:
+    """Archives of the tiny devkit and of SBD masks of two of its images, and a list of three of them.
+
+    2007_000002 has no mask in VOC; 2007_000001 has one in both.
+    """
+    write_tiny_devkit(tmp_path / "devkit")
+    (tmp_path / "devkit/SegmentationClass/2007_000002.png").unlink()
+    files = [path for path in (tmp_path / "devkit").rglob("*") if path.is_file()]
+    voc = pack({f"VOCdevkit/VOC2012/{path.relative_to(tmp_path / 'devkit')}": path.read_bytes() for path in files})
+    masks = {}
+    for image_id, shape in {"2007_000001": (32, 48), "2007_000002": (34, 46), "2007_000003": (36, 44)}.items():
+        buffer = io.BytesIO()
+        scipy.io.savemat(buffer, {"GTcls": {"Segmentation": np.full(shape, 2, np.uint8)}})
+        masks[f"benchmark_RELEASE/dataset/cls/{image_id}.mat"] = buffer.getvalue()
+    sbd = pack(masks | {"benchmark_RELEASE/dataset/train.txt": b"2007_000002\n"})
+    sources = []
+    for real, content in ((download.VOC2012, voc), (download.SBD, sbd)):
+        (tmp_path / real.name).write_bytes(content)
+        sources.append(Archive(real.name, hashlib.md5(content).hexdigest(), real.creates, ()))
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/few_train.txt").write_text("2007_000001\n2007_000002\n")
+    (tmp_path / "lists/few_val.txt").write_text("2008_000002\n")
+    monkeypatch.setattr(download, "LIST_FOLDER", tmp_path / "lists")
+    return tmp_path, sources
+
+
+def test_just_the_images_of_a_list(small_archives):
+    archives, sources = small_archives
+    root = fetch_subset("few", archives / "data", archives, sources)
+    assert root == archives / "data/voc_few"
+    assert leftovers(archives / "data") == ["voc_few"]
+    files = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+    ids = ["2007_000001", "2007_000002", "2008_000002"]
+    assert files == {
+        *(f"JPEGImages/{image_id}.jpg" for image_id in ids),
+        *(f"Annotations/{image_id}.xml" for image_id in ids),
+        *(
+            "SegmentationClass/2007_000001.png",
+            "SegmentationClass/2007_000002.mat",
+            "SegmentationClass/2008_000002.png",
+        ),
+        *("ImageSets/Segmentation/train.txt", "ImageSets/Segmentation/val.txt"),
+    }
+    devkit = VocDevkit(root, ("dog",))
+    assert (devkit.ids("train"), devkit.ids("val")) == (ids[:2], ids[2:])
+    assert devkit.label_matrix(ids).tolist() == [[1], [1], [1]]
+    assert VocMasks(VocDevkit(root)).mask("2007_000002").tolist() == np.full((34, 46), 2).tolist()
+    (root / "ImageSets/Segmentation/val.txt").write_text("2007_000001")
+    assert VocDevkit(fetch_subset("few", archives / "data", None, sources)).ids("val") == ids[:1]  # is left alone
+
+
+def test_an_image_that_the_archives_lack(small_archives):
+    archives, sources = small_archives
+    with (archives / "lists/few_val.txt").open("a") as file:
+        file.write("2012_000009\n")
+    with pytest.raises(WorkbookError, match=r"JPEGImages of 1 of 4 images are not in them, for instance 2012_000009"):
+        fetch_subset("few", archives / "data", archives, sources)
+    assert leftovers(archives / "data") == []
+
+
+def test_an_unknown_list_names_those_there_are(small_archives):
+    with pytest.raises(WorkbookError, match="no list 'birds' of images to fetch; use one of: few"):
+        fetch_subset("birds", *small_archives)
+
+
+def test_the_list_of_animals_has_each_image_once():
+    train, val = ((download.LIST_FOLDER / f"animals_{split}.txt").read_text().split() for split in ("train", "val"))
+    assert (len(train), len(val), len({*train, *val})) == (1346, 224, 1570)

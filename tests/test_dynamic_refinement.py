@@ -15,10 +15,8 @@ import torch.nn.functional as F
 from conftest import NARROW, killed_at_call, write_tiny_devkit
 from torch import Tensor, nn
 
-from wsseg_core import dynamic_refinement
-from wsseg_core.artifacts import ArtifactStore
-from wsseg_core.classifier import train_classifier
-from wsseg_core.config import (
+from wsseg_core.base.artifacts import ArtifactStore
+from wsseg_core.base.config import (
     CrfConfig,
     DataConfig,
     DifferenceConfig,
@@ -28,13 +26,21 @@ from wsseg_core.config import (
     SegmentationConfig,
     SweepConfig,
 )
-from wsseg_core.crf import dense_crf
-from wsseg_core.crf_pool import CrfPool
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.classify.classifier import train_classifier
+from wsseg_core.classify.training import read_checkpoint
+from wsseg_core.crf.dense import dense_crf
+from wsseg_core.crf.pool import CrfPool
+from wsseg_core.data.images import VOID
+from wsseg_core.data.run import Run
 from wsseg_core.data.transforms import normalise
-from wsseg_core.data.voc import VOID
-from wsseg_core.dependencies import module_closure
-from wsseg_core.difference import Biases, difference_loss, map_loss
-from wsseg_core.dynamic_refinement import (
+from wsseg_core.evaluate.scoring import score_settings
+from wsseg_core.nets.dynamic import Branches, DynamicNet
+from wsseg_core.nets.segmentation import Features, SegmentationNet, segmentation_loss
+from wsseg_core.nets.vgg import FcnVgg16
+from wsseg_core.refine import dynamic_stage
+from wsseg_core.refine.difference import Biases, difference_loss, map_loss
+from wsseg_core.refine.dynamic_stage import (
     NOTEBOOK,
     crf_share,
     dynamic_settings,
@@ -43,16 +49,9 @@ from wsseg_core.dynamic_refinement import (
     snapshots,
     train_dynamic,
 )
-from wsseg_core.dynamic_step import DynamicSetting, DynamicStep
-from wsseg_core.errors import WorkbookError
-from wsseg_core.nets.dynamic import Branches, DynamicNet
-from wsseg_core.nets.segmentation import Features, SegmentationNet, segmentation_loss
-from wsseg_core.nets.vgg import FcnVgg16
-from wsseg_core.predictions import SegmentationMaps, extract_predictions, predict, segmentation_setting
-from wsseg_core.runs import Run
-from wsseg_core.scoring import score_settings
-from wsseg_core.segmentation import checkpoint_path, load_segmentation, train_segmentation
-from wsseg_core.training import read_checkpoint
+from wsseg_core.refine.dynamic_step import DynamicSetting, DynamicStep
+from wsseg_core.segment.predictions import SegmentationMaps, extract_predictions, predict, segmentation_setting
+from wsseg_core.segment.retraining import checkpoint_path, load_segmentation, train_segmentation
 
 STATIC = "07_static_refinement"
 CRF = CrfConfig(w1=5, gamma_beta=80, iterations=2)
@@ -487,7 +486,7 @@ def test_a_killed_training_ends_with_the_same_weights_and_pictures(
 ):
     shutil.rmtree(checkpoint_path(run, "dynamic").parent)
     with monkeypatch.context() as patch:
-        patch.setattr(dynamic_refinement, "_loss", killed_at_call(dynamic_refinement._loss, 4))
+        patch.setattr(dynamic_stage, "_loss", killed_at_call(dynamic_stage._loss, 4))
         with pytest.raises(RuntimeError, match="killed"):
             train(run)
     assert read_checkpoint(checkpoint_path(run, "dynamic"))["step"] == 3
@@ -509,7 +508,7 @@ def test_the_number_of_workers_changes_nothing_and_none_is_left(trained: Run, ru
 
 def test_no_worker_is_left_after_a_training_that_failed(run: Run, monkeypatch: pytest.MonkeyPatch):
     shutil.rmtree(checkpoint_path(run, "dynamic").parent)
-    monkeypatch.setattr(dynamic_refinement, "_loss", killed_at_call(dynamic_refinement._loss, 2))
+    monkeypatch.setattr(dynamic_stage, "_loss", killed_at_call(dynamic_stage._loss, 2))
     with pytest.raises(RuntimeError, match="killed"):
         train(run, workers=2)
     assert not multiprocessing.active_children()
@@ -606,8 +605,3 @@ def test_what_is_missing_names_the_notebook(trained: Run, run: Run):
 def test_a_network_of_other_settings_is_refused(run: Run):
     with pytest.raises(WorkbookError, match=r"dynamic\.dynamic\.steps = 5, but this run uses 6"):
         load_dynamic(with_dynamic(run, steps=6), DYNAMIC)
-
-
-def test_nothing_here_can_read_a_pixel_mask():
-    modules = module_closure(["wsseg_core.dynamic_refinement"])
-    assert not {"wsseg_core.scoring", "wsseg_core.metrics"} & modules.keys()

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from wsseg_core import extraction
-from wsseg_core.classifier import class_probabilities
-from wsseg_core.config import load_profile
+from wsseg_core.base.config import load_profile
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.classify.classifier import class_probabilities
+from wsseg_core.data.run import Run
 from wsseg_core.data.transforms import resize_and_pad
-from wsseg_core.errors import WorkbookError
-from wsseg_core.extraction import (
+from wsseg_core.saliency import extraction
+from wsseg_core.saliency.extraction import (
     Extraction,
     classify,
     conv_layers,
@@ -22,8 +23,7 @@ from wsseg_core.extraction import (
     open_probabilities,
     planned_extractions,
 )
-from wsseg_core.runs import Run
-from wsseg_core.saliency import INPUT, saliency_maps
+from wsseg_core.saliency.gradients import INPUT, saliency_maps
 
 LAYERS = ("conv3_1", "conv5_3")
 

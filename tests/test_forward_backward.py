@@ -9,26 +9,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wsseg_core import forward_backward
-from wsseg_core.artifacts import ArtifactStore
-from wsseg_core.config import CrfConfig, SuperpixelCrfConfig, load_profile
-from wsseg_core.crf import dense_crf
-from wsseg_core.dcsm import ImageMaps, SavedMaps, Setting, dcsm_setting
-from wsseg_core.errors import WorkbookError
-from wsseg_core.extraction import classify, extract, planned_extractions
-from wsseg_core.forward_backward import (
-    ForwardImageMaps,
-    ForwardMaps,
-    ForwardSetting,
-    forward_setting,
-)
-from wsseg_core.forward_maps import (
+from wsseg_core.base.artifacts import ArtifactStore
+from wsseg_core.base.config import CrfConfig, SuperpixelCrfConfig, load_profile
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.crf.dense import dense_crf
+from wsseg_core.data.run import Run
+from wsseg_core.forward.class_maps import (
     add_background,
     combine,
     extract_score_maps,
     pixel_probabilities,
 )
-from wsseg_core.runs import Run
+from wsseg_core.forward.forward_backward import (
+    SOURCES,
+    ForwardImageMaps,
+    ForwardMaps,
+    ForwardSetting,
+    forward_setting,
+)
+from wsseg_core.saliency.dcsm import ImageMaps, SavedMaps, Setting, dcsm_setting
+from wsseg_core.saliency.extraction import classify, extract, planned_extractions
 
 SIDE = 12
 CLASSES = [1, 3]  # the detected ones of 4, best first
@@ -62,7 +62,8 @@ def image_maps(probabilities: np.ndarray = PROBABILITIES, read_zoom_out=superpix
     image = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE - 2, 3), np.uint8)
     maps = ImageMaps(image, probabilities, probabilities > 0.5, made_up)
     scores = 3 * torch.randn(4, 3, 3, generator=torch.Generator().manual_seed(2))
-    return ForwardImageMaps(maps, scores, read_zoom_out)
+    read = {"fcn": lambda: {"scores": scores.numpy()}, "zoomout": read_zoom_out}
+    return ForwardImageMaps(maps, lambda source: read[source]())
 
 
 def by_the_definition(setting: ForwardSetting) -> np.ndarray:
@@ -167,7 +168,7 @@ def test_names_that_are_not_known_are_told_with_those_that_are() -> None:
         (PLAIN, {"foreground": "masks"}, "foreground 'masks'"),
         (ENHANCED, {"saliency": None}, "plain: foreground 'saliency' needs saliency maps"),
         (ZOOM_OUT, {"crf": CRF, "superpixel_crf": SuperpixelCrfConfig()}, "plain: two CRFs"),
-        (ENHANCED, {"superpixel_crf": SuperpixelCrfConfig()}, "only source 'zoomout' has superpixels"),
+        (ENHANCED, {"superpixel_crf": SuperpixelCrfConfig()}, "source 'fcn' has no superpixels"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(setting: ForwardSetting, changes: dict, message: str) -> None:
@@ -197,10 +198,10 @@ def saved_maps(run: Run, model: nn.Module) -> SavedMaps:
 def test_the_maps_of_a_run_are_opened_and_drawn(run: Run, model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = saved_maps(run, model)
     with pytest.raises(WorkbookError, match="run notebook 05_forward_and_backward_maps first"):
-        ForwardMaps(run, saved)
+        ForwardMaps(run, saved).of(run.val_ids[0]).mask(forward_setting(run.profile, "a"))
     extract_score_maps(run, model, run.val_ids)
     zoom_out = ArtifactStore.create(run.artifacts("zoomout_maps"), {}, "05")
-    monkeypatch.setattr(forward_backward, "open_class_maps", lambda run: zoom_out)
+    monkeypatch.setitem(SOURCES, "zoomout", SOURCES["zoomout"]._replace(open=lambda run: zoom_out))
     maps = ForwardMaps(run, saved)
     assert maps.devkit is run.devkit
     assert maps.known_labels

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from skimage.filters import threshold_otsu
 from torch import nn
 
+from wsseg_core.data.run import Run
 from wsseg_core.data.transforms import resize_and_pad
-from wsseg_core.forward_maps import (
+from wsseg_core.forward.class_maps import (
     CLASS_MAPS,
     COMBINATIONS,
     FOREGROUNDS,
@@ -19,7 +20,6 @@ from wsseg_core.forward_maps import (
     image_level_prior,
     pixel_probabilities,
 )
-from wsseg_core.runs import Run
 
 
 def test_probabilities_of_a_pixel_by_hand() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wsseg_core.grabcut import grabcut_labels, grabcut_mask
+from wsseg_core.saliency.grabcut import grabcut_labels, grabcut_mask
 
 OBJECT = np.zeros((40, 50), bool)
 OBJECT[10:30, 15:35] = True

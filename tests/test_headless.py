@@ -7,11 +7,11 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from wsseg_core import headless
-from wsseg_core.dependencies import PACKAGE, read_cells
-from wsseg_core.errors import WorkbookError
-from wsseg_core.headless import LAST_STAGE, check_parameters, run_notebook, run_seeds, run_workflow
-from wsseg_core.report import export_html, readable_time, wall_seconds
+from wsseg_core.base.dependencies import PACKAGE, read_cells
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.workbook import headless
+from wsseg_core.workbook.headless import LAST_STAGE, check_parameters, run_notebook, run_seeds, run_workflow
+from wsseg_core.workbook.report import export_html, readable_time, wall_seconds
 
 PARAMETERS = 'profile = "toy"\nseed: int = 0\nresults = "results"'
 
@@ -54,7 +54,7 @@ def test_unknown_parameter_stops_before_a_kernel_starts(tmp_path: Path) -> None:
 
 
 def test_failed_notebook_is_left_with_its_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    error = "from wsseg_core.errors import WorkbookError\nraise WorkbookError(f'{profile}: gone; draw it again')"
+    error = "from wsseg_core.base.errors import WorkbookError\nraise WorkbookError(f'{profile}: gone; draw it again')"
     progress = "from tqdm import tqdm\nfor _ in tqdm(range(3), desc='drawing'): pass"
     notebook = write_notebook(tmp_path / "01_a.ipynb", PARAMETERS, progress, error)
     output = tmp_path / "out" / "01_a.ipynb"
@@ -119,7 +119,7 @@ def test_workflow_goes_on_from_a_failure_and_runs_nothing_twice(
     assert capsys.readouterr().out.strip() == "to run: 00_first, 01_second, report"
     assert (executed / "01_second.failed.ipynb").is_file()
 
-    write_notebook(second, PARAMETERS, "from wsseg_core.parallel import cpu_count\nassert cpu_count() == 1")
+    write_notebook(second, PARAMETERS, "from wsseg_core.base.parallel import cpu_count\nassert cpu_count() == 1")
     (workbook / "notebooks/00_first.ipynb").touch()
     assert run_workflow("smoke", 0, "results", cores=1)
     assert capsys.readouterr().out.strip() == "to run: 01_second, report"
@@ -158,7 +158,9 @@ def test_a_workflow_may_end_with_a_notebook(workbook: Path, capsys: pytest.Captu
 
 
 def test_the_last_stage_of_another_seed_renews_the_tables(workbook: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_notebook(workbook / "notebooks/01_second.ipynb", PARAMETERS, "from wsseg_core.spread import read_seeds")
+    write_notebook(
+        workbook / "notebooks/01_second.ipynb", PARAMETERS, "from wsseg_core.evaluate.spread import read_seeds"
+    )
     for output in ("notebooks/00_first.ipynb", "notebooks/01_second.ipynb", "report/index.html"):
         (workbook / "results/smoke" / output).parent.mkdir(parents=True, exist_ok=True)
         (workbook / "results/smoke" / output).touch()

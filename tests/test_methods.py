@@ -4,21 +4,21 @@ import numpy as np
 import pytest
 import torch
 
-from wsseg_core.claims import CLAIMS
-from wsseg_core.classifier import new_classifier
-from wsseg_core.config import available_profiles, load_profile
-from wsseg_core.dcsm import dcsm_setting, segment_image
-from wsseg_core.forward_backward import ForwardSetting, forward_setting
-from wsseg_core.methods import (
+from wsseg_core.base.config import available_profiles, load_profile
+from wsseg_core.classify.classifier import new_classifier
+from wsseg_core.evaluate.claims import CLAIMS
+from wsseg_core.evaluate.methods import (
     combination_settings,
     live_forward_maps,
     method_settings,
     other_network_settings,
     seconds_per_image,
 )
-from wsseg_core.misvm import MiSvm, MiSvms
+from wsseg_core.forward.forward_backward import ForwardSetting, forward_setting
+from wsseg_core.forward.mi_svm import MiSvm, MiSvms
 from wsseg_core.nets.folding import fold_batch_norm
-from wsseg_core.saliency import prepare
+from wsseg_core.saliency.dcsm import dcsm_setting, segment_image
+from wsseg_core.saliency.gradients import prepare
 
 PROFILE = load_profile("smoke")
 CLASSES = ("cat", "dog", "sheep")

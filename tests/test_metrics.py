@@ -9,9 +9,10 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 from sklearn.metrics import jaccard_score
 
-from wsseg_core.data.voc import VocDevkit, write_palette_png
-from wsseg_core.errors import WorkbookError
-from wsseg_core.metrics import (
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.data.images import write_palette_png
+from wsseg_core.data.voc import VocDevkit
+from wsseg_core.evaluate.metrics import (
     REQUIRED_DETAILS,
     SEED_PROTOCOL,
     TEST_PROTOCOL,

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from wsseg_core.config import ZoomOutConfig
-from wsseg_core.errors import WorkbookError
-from wsseg_core.misvm import Bags, MiSvm, MiSvms, fit_mi_svm, fit_sigmoid, learn_class
+from wsseg_core.base.config import ZoomOutConfig
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.forward.mi_svm import Bags, MiSvm, MiSvms, fit_mi_svm, fit_sigmoid, learn_class
 
 CONFIG = ZoomOutConfig(cost=1.0)
 

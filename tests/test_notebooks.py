@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from wsseg_core.claims import CLAIMS
-from wsseg_core.dependencies import PACKAGE, read_cells
-from wsseg_core.verdicts import Outcome
+from wsseg_core.base.dependencies import PACKAGE, read_cells
+from wsseg_core.evaluate.claims import CLAIMS
+from wsseg_core.evaluate.verdicts import Outcome
 
 ROOT = PACKAGE.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.notebooks
 
 
 def wsseg(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "wsseg_core.cli", *arguments]
+    command = [sys.executable, "-m", "wsseg_core.workbook.command_line", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANGS)
 
 

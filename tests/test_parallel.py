@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from wsseg_core import parallel
-from wsseg_core.config import Profile, load_profile
-from wsseg_core.errors import WorkbookError
-from wsseg_core.parallel import check_shared_memory, cpu_count, limit_cores, parallel_map
+from wsseg_core.base import parallel
+from wsseg_core.base.config import Profile, load_profile
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.parallel import check_shared_memory, cpu_count, limit_cores, parallel_map
 
 
 def mapped(*arguments: object, **options: int) -> Iterator:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from wsseg_core import plots
+from wsseg_core.base.errors import WorkbookError
 from wsseg_core.data.transforms import normalise
-from wsseg_core.errors import WorkbookError
+from wsseg_core.workbook import plots
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
 

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from wsseg_core.dependencies import PACKAGE
+from wsseg_core.base.dependencies import PACKAGE
 
 SCRIPT = PACKAGE.parent / "tools" / "preflight.py"
 GB = 10**9

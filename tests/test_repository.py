@@ -13,9 +13,9 @@ import yaml
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 
-from wsseg_core.cli import app, data_app
-from wsseg_core.dependencies import PACKAGE, parse_cell, read_cells
-from wsseg_core.headless import RUN_PARAMETERS, check_parameters
+from wsseg_core.base.dependencies import PACKAGE, parse_cell, read_cells
+from wsseg_core.workbook.command_line import app, data_app
+from wsseg_core.workbook.headless import RUN_PARAMETERS, check_parameters
 
 ROOT = PACKAGE.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -9,7 +9,9 @@ from conftest import with_running_statistics
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from wsseg_core.classifier import (
+from wsseg_core.base.config import DataConfig, OtherNetworkConfig, Profile, load_profile
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.classify.classifier import (
     checkpoint_path,
     classifier_from_checkpoint,
     load_classifier,
@@ -17,14 +19,12 @@ from wsseg_core.classifier import (
     other_network,
     train_classifier,
 )
-from wsseg_core.config import DataConfig, OtherNetworkConfig, Profile, load_profile
-from wsseg_core.errors import WorkbookError
+from wsseg_core.classify.training import read_checkpoint
+from wsseg_core.data.run import Run
 from wsseg_core.nets.folding import fold_batch_norm
 from wsseg_core.nets.resnet import FcnResNet18, head_parameters, load_imagenet_weights
 from wsseg_core.nets.vgg import FcnVgg16
-from wsseg_core.runs import Run
-from wsseg_core.saliency import prepare, saliency_maps
-from wsseg_core.training import read_checkpoint
+from wsseg_core.saliency.gradients import prepare, saliency_maps
 
 
 def narrow(width: int = 4) -> FcnResNet18:

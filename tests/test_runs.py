@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from wsseg_core.config import DataConfig, Profile, SweepConfig
-from wsseg_core.errors import WorkbookError
-from wsseg_core.runs import Run, open_run, project_root
+from wsseg_core.base.config import DataConfig, Profile, SweepConfig
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.data.run import Run, open_run, project_root
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def run(tiny_devkit: Path, tmp_path: Path) -> Run:
     return Run(Profile(data=data), 0, tmp_path / "results" / "voc")
 
 
-def with_data(run: Run, **values: int | str) -> Run:
+def with_data(run: Run, **values: int | str | tuple[str, ...]) -> Run:
     return replace(run, profile=replace(run.profile, data=replace(run.profile.data, **values)))
 
 
@@ -57,6 +57,27 @@ def test_ids_are_limited_from_the_front(run: Run):
     assert with_data(run, max_val_images=2).val_ids == ["2008_000001", "2008_000002"]
     assert with_data(run, max_train_images=1).train_ids == ["2007_000001"]
     assert with_data(run, max_val_images=99).val_ids == run.val_ids
+
+
+def test_chosen_classes_reach_the_devkit_and_the_settings(run: Run):
+    chosen = with_data(run, classes=("sheep", "cat"))
+    assert chosen.devkit.classes == ("sheep", "cat")
+    assert chosen.train_ids == run.train_ids
+    assert chosen.settings("saliency") != run.settings("saliency")
+    assert chosen.settings("saliency") != with_data(run, classes=("cat", "sheep")).settings("saliency")
+
+
+def test_images_without_a_label_may_be_dropped_from_training_alone(run: Run):
+    chosen = with_data(run, classes=("cat",), drop_unlabelled=True)
+    assert chosen.train_ids == ["2007_000001", "2007_000004"]
+    assert with_data(chosen, max_train_images=1).train_ids == ["2007_000001"]
+    assert chosen.val_ids == run.val_ids
+
+
+def test_no_image_left_is_told_in_one_line(run: Run):
+    (run.devkit.root / "classes.txt").write_text("cat\ndog\nsheep\nbat\n")
+    with pytest.raises(WorkbookError, match=r"train.txt: none of its 6 images shows any of bat; choose other data"):
+        _ = with_data(run, classes=("bat",)).train_ids
 
 
 def with_labels(run: Run, image_id: str, *names: str) -> None:

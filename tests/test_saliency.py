@@ -9,9 +9,9 @@ from pytorch_grad_cam import GuidedBackpropReLUModel
 from torch import nn
 from torchvision.models import resnet18
 
-from wsseg_core.errors import WorkbookError
+from wsseg_core.base.errors import WorkbookError
 from wsseg_core.nets.vgg import FcnVgg16
-from wsseg_core.saliency import prepare, saliency_maps
+from wsseg_core.saliency.gradients import prepare, saliency_maps
 
 
 class Named(nn.Sequential):

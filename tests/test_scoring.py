@@ -10,14 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from wsseg_core import scoring, widgets
-from wsseg_core.config import CrfConfig, load_profile
-from wsseg_core.data.voc import VocMasks
-from wsseg_core.dcsm import ImageMaps, dcsm_setting, mask_from_saliency
-from wsseg_core.errors import WorkbookError
-from wsseg_core.metrics import confusion_matrix
-from wsseg_core.runs import Run
-from wsseg_core.scoring import crf_text, read_scores, score_parts, score_reliability, score_settings
+from wsseg_core.base.config import CrfConfig, load_profile
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.data.masks import VocMasks
+from wsseg_core.data.run import Run
+from wsseg_core.evaluate import scoring
+from wsseg_core.evaluate.metrics import confusion_matrix
+from wsseg_core.evaluate.scoring import crf_text, read_scores, score_parts, score_reliability, score_settings
+from wsseg_core.saliency.dcsm import ImageMaps, dcsm_setting, mask_from_saliency
+from wsseg_core.workbook import widgets
 
 STRONG = CrfConfig(w1=8.0, gamma_beta=60.0, iterations=3)
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsseg_core import segment
-from wsseg_core.classifier import new_classifier
-from wsseg_core.config import Profile, load_profile
-from wsseg_core.errors import WorkbookError
+from wsseg_core.base.config import Profile, load_profile
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.classify.classifier import new_classifier
+from wsseg_core.workbook import own_images
 
 CLASSES = ["cat", "dog"]
 
@@ -18,7 +18,7 @@ def profile(monkeypatch: pytest.MonkeyPatch) -> Profile:
     """A profile whose untrained network draws every class."""
     smoke = load_profile("smoke")
     model = new_classifier(smoke.classifier, len(CLASSES), seed=0).eval()
-    monkeypatch.setattr(segment, "classifier_from_checkpoint", lambda path: (model, CLASSES))
+    monkeypatch.setattr(own_images, "classifier_from_checkpoint", lambda path: (model, CLASSES))
     return replace(smoke, classifier=replace(smoke.classifier, threshold=0.0))
 
 
@@ -29,7 +29,7 @@ def test_mask_and_overlay_of_any_image(tmp_path: Path, profile: Profile, mode: s
     noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     path = tmp_path / "my.photo.png"
     Image.fromarray(noise, mode).save(path)
-    drawn = segment.segment_files([path], Path("w.ckpt"), tmp_path / "out", profile)
+    drawn = own_images.segment_files([path], Path("w.ckpt"), tmp_path / "out", profile)
     with Image.open(tmp_path / "out/my.photo.png") as mask, Image.open(tmp_path / "out/my.photo_overlay.jpg") as shown:
         assert (mask.mode, mask.size) == ("P", size)
         assert (shown.mode, shown.size) == ("RGB", size)
@@ -37,12 +37,44 @@ def test_mask_and_overlay_of_any_image(tmp_path: Path, profile: Profile, mode: s
     assert drawn == {path: [CLASSES[value - 1] for value in sorted(values)]}
 
 
+def test_a_photograph_is_segmented_as_a_person_sees_it(tmp_path: Path, profile: Profile) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (50, 30)).save(tmp_path / "phone.jpg", exif=exif)
+    own_images.segment_files([tmp_path / "phone.jpg"], Path("w.ckpt"), tmp_path, profile)
+    with Image.open(tmp_path / "phone.png") as mask, Image.open(tmp_path / "phone_overlay.jpg") as shown:
+        assert mask.size == shown.size == (30, 50)
+
+
+def test_a_large_image_is_worked_on_in_a_small_copy(tmp_path: Path, profile: Profile, monkeypatch) -> None:
+    sizes = []
+
+    def segment(model, image, *rest):
+        sizes.append(image.shape)
+        return np.tile(np.uint8([[1, 2]]), (image.shape[0], image.shape[1] // 2))
+
+    monkeypatch.setattr(own_images, "segment_image", segment)
+    Image.new("RGB", (20_000, 30)).save(tmp_path / "wide.png")
+    drawn = own_images.segment_files([tmp_path / "wide.png"], Path("w.ckpt"), tmp_path / "out", profile)
+    assert sizes == [(3, 2000, 3)]
+    assert drawn == {tmp_path / "wide.png": CLASSES}
+    with Image.open(tmp_path / "out/wide.png") as mask:
+        assert mask.size == (20_000, 30)
+        assert (np.asarray(mask)[:, :20] == np.repeat([1, 2], 10)).all()
+
+
+@pytest.mark.parametrize(("name", "message"), [("", "is a folder; name the images"), ("no.jpg", "no such file")])
+def test_what_is_no_image_is_told_in_one_line(tmp_path: Path, profile: Profile, name: str, message: str) -> None:
+    with pytest.raises(WorkbookError, match=message):
+        own_images.segment_files([tmp_path / name], Path("w.ckpt"), tmp_path / "out", profile)
+
+
 def test_two_images_of_one_name_are_refused(tmp_path: Path, profile: Profile) -> None:
     paths = [tmp_path / "a/cat.jpg", tmp_path / "b/cat.jpg"]
     with pytest.raises(WorkbookError, match=r"b/cat\.jpg: .*a/cat\.jpg would write the same"):
-        segment.segment_files(paths, Path("w.ckpt"), tmp_path, profile)
+        own_images.segment_files(paths, Path("w.ckpt"), tmp_path, profile)
 
 
 def test_mask_never_overwrites_its_image(tmp_path: Path, profile: Profile) -> None:
     with pytest.raises(WorkbookError, match="would overwrite it; choose another folder"):
-        segment.segment_files([tmp_path / "cat.png"], Path("w.ckpt"), tmp_path, profile)
+        own_images.segment_files([tmp_path / "cat.png"], Path("w.ckpt"), tmp_path, profile)

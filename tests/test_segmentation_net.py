@@ -10,7 +10,7 @@ from torchvision.models import ResNet, resnet18, resnet34
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
-from wsseg_core.errors import WorkbookError
+from wsseg_core.base.errors import WorkbookError
 from wsseg_core.nets.folding import fold_batch_norm
 from wsseg_core.nets.segmentation import (
     Encoder,

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wsseg_core.claims import Claim, Relation
-from wsseg_core.errors import WorkbookError
-from wsseg_core.metrics import REQUIRED_DETAILS, TEST_PROTOCOL, Scores, mean_iou
-from wsseg_core.runs import Run, open_run
-from wsseg_core.spread import claims_over_seeds, judge_seeds, read_seeds, repetitions, seeds_text, spread_table
-from wsseg_core.tables import write_table
-from wsseg_core.verdicts import Outcome, judge
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.data.run import Run, open_run
+from wsseg_core.evaluate.claims import Claim, Relation
+from wsseg_core.evaluate.metrics import REQUIRED_DETAILS, TEST_PROTOCOL, Scores, mean_iou
+from wsseg_core.evaluate.spread import claims_over_seeds, judge_seeds, read_seeds, repetitions, seeds_text, spread_table
+from wsseg_core.evaluate.tables import write_table
+from wsseg_core.evaluate.verdicts import Outcome, judge
 
 DETAILS = dict.fromkeys(REQUIRED_DETAILS, "any") | {"protocol": TEST_PROTOCOL, "split": "val", "crf": "none"}
 IMAGES = 40

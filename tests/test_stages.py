@@ -11,24 +11,27 @@ import torch
 from conftest import write_tiny_devkit
 from test_scoring import MadeUpMaps
 
-from wsseg_core import cam, dcsm_seeds, dynamic_refinement, runs, scoring, stages, static_refinement
-from wsseg_core.artifacts import ArtifactStore
-from wsseg_core.claims import LAST_STAGES
-from wsseg_core.classifier import new_classifier
-from wsseg_core.config import load_profile
-from wsseg_core.dcsm import dcsm_setting
-from wsseg_core.dynamic_refinement import dynamic_settings, training_settings
-from wsseg_core.errors import WorkbookError
-from wsseg_core.predictions import SegmentationMaps, extract_predictions, segmentation_setting
-from wsseg_core.runs import Run
-from wsseg_core.scoring import score_settings
-from wsseg_core.seeds import seed_settings
-from wsseg_core.segmentation import network_folder, network_settings, new_network
-from wsseg_core.stages import stage_scores
-from wsseg_core.static_refinement import static_settings
-from wsseg_core.stored_masks import StoredMasks, StoredSetting
+from wsseg_core.affinity import cam
+from wsseg_core.affinity.seeds import seed_settings
+from wsseg_core.base.artifacts import ArtifactStore
+from wsseg_core.base.config import load_profile
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.classify.classifier import new_classifier
+from wsseg_core.data.run import Run
+from wsseg_core.evaluate import scoring, stages
+from wsseg_core.evaluate.claims import LAST_STAGES
+from wsseg_core.evaluate.scoring import score_settings
+from wsseg_core.evaluate.stages import stage_scores
+from wsseg_core.evaluate.stored_masks import StoredMasks, StoredSetting
+from wsseg_core.refine import dynamic_stage, static_stage
+from wsseg_core.refine.dynamic_stage import dynamic_settings, training_settings
+from wsseg_core.refine.static_stage import static_settings
+from wsseg_core.saliency import dcsm_seeds
+from wsseg_core.saliency.dcsm import dcsm_setting
+from wsseg_core.segment.predictions import SegmentationMaps, extract_predictions, segmentation_setting
+from wsseg_core.segment.retraining import network_folder, network_settings, new_network
 
-STATIC, DYNAMIC = static_refinement.NOTEBOOK, dynamic_refinement.NOTEBOOK
+STATIC, DYNAMIC = static_stage.NOTEBOOK, dynamic_stage.NOTEBOOK
 
 
 class MadeUpSeeds:
@@ -47,7 +50,7 @@ class MadeUpSeeds:
 
 
 def write_masks(run: Run, name: str, made_by: str, **settings: Any) -> ArtifactStore:
-    values = run.settings("dcsm_seeds") | {"name": name} | settings
+    values = run.settings("saliency.dcsm_seeds") | {"name": name} | settings
     store = ArtifactStore.create(run.artifacts("seeds") / name, values, made_by)
     for image_id in run.train_ids:
         store.save(image_id, mask=np.zeros(run.devkit.image(image_id).shape[:2], np.uint8))
@@ -95,7 +98,7 @@ def write_run(run: Run) -> None:
 def made_up() -> Iterator[None]:
     """Maps that no network made; and code that is marked once, which takes longest of all."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "code_fingerprint", lambda modules: ", ".join(modules))
+        patch.setattr("wsseg_core.data.run.code_fingerprint", lambda modules: ", ".join(modules))
         patch.setattr(scoring, "SavedMaps", MadeUpMaps)
         patch.setattr(stages, "SeedMaps", MadeUpSeeds)
         patch.setattr(stages, "open_refined", lambda run, setting: open_masks(run, setting.name))

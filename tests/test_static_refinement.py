@@ -12,23 +12,22 @@ import torch
 from conftest import NARROW, killed_at_call, with_running_statistics, write_tiny_devkit
 from torch import Tensor, nn
 
-from wsseg_core import cam, static_refinement
-from wsseg_core.artifacts import ArtifactStore
-from wsseg_core.classifier import train_classifier
-from wsseg_core.config import DataConfig, DifferenceConfig, Profile, SegmentationConfig
+from wsseg_core.affinity import cam
+from wsseg_core.affinity.seeds import mask_settings, seed_setting
+from wsseg_core.base.artifacts import ArtifactStore
+from wsseg_core.base.config import DataConfig, DifferenceConfig, Profile, SegmentationConfig
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.classify.classifier import train_classifier
+from wsseg_core.classify.training import Recipe, read_checkpoint
+from wsseg_core.data.images import VOID
+from wsseg_core.data.run import Run
 from wsseg_core.data.transforms import normalise
-from wsseg_core.data.voc import VOID
-from wsseg_core.difference import Biases
-from wsseg_core.errors import WorkbookError
 from wsseg_core.nets.segmentation import SegmentationNet, resize_masks, segmentation_loss
-from wsseg_core.nets.static import StaticNet, static_loss
+from wsseg_core.nets.static import StaticNet
 from wsseg_core.nets.vgg import FcnVgg16
-from wsseg_core.predictions import inference_sizes
-from wsseg_core.runs import Run
-from wsseg_core.seeds import mask_settings, seed_setting
-from wsseg_core.segmentation import checkpoint_path as segmentation_checkpoint
-from wsseg_core.segmentation import train_segmentation
-from wsseg_core.static_refinement import (
+from wsseg_core.refine import static_stage
+from wsseg_core.refine.difference import Biases
+from wsseg_core.refine.static_stage import (
     NOTEBOOK,
     StaticSetting,
     checkpoint_path,
@@ -39,11 +38,14 @@ from wsseg_core.static_refinement import (
     refine_image,
     refine_masks,
     refinement_size,
+    static_loss,
     static_setting,
     static_settings,
     train_static,
 )
-from wsseg_core.training import Recipe, read_checkpoint
+from wsseg_core.segment.predictions import inference_sizes
+from wsseg_core.segment.retraining import checkpoint_path as segmentation_checkpoint
+from wsseg_core.segment.retraining import train_segmentation
 
 CONFIG = SegmentationConfig(channels=4, dilation=1, crop=32, resize_range=(0.8, 1.2), batch_size=2, steps=4)
 ALIKE, VANISHING, WITHOUT_CLASS = "2007_000001", "2007_000003", "2007_000005"  # kinds of images
@@ -54,7 +56,9 @@ Maps = tuple[Tensor, Tensor]
 def quick_and_repeatable() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: False)  # only a CPU repeats itself to the bit
-        patch.setattr("wsseg_core.parallel.cpu_count", lambda: 1)  # other processes start slower than this work is done
+        patch.setattr(
+            "wsseg_core.base.parallel.cpu_count", lambda: 1
+        )  # other processes start slower than this work is done
         yield
 
 
@@ -210,10 +214,10 @@ def test_the_detector_leaves_the_features_alone(network: StaticNet):
 def test_a_killed_training_ends_with_the_same_weights(trained: Run, run: Run, monkeypatch: pytest.MonkeyPatch):
     finished = read_checkpoint(checkpoint_path(trained))
     shutil.rmtree(run.artifacts("refinement"))
-    monkeypatch.setattr(static_refinement, "static_loss", killed_at_call(static_loss, 3))
+    monkeypatch.setattr(static_stage, "static_loss", killed_at_call(static_loss, 3))
     with pytest.raises(RuntimeError, match="killed"):
         train_static(run)
-    monkeypatch.setattr(static_refinement, "static_loss", static_loss)
+    monkeypatch.setattr(static_stage, "static_loss", static_loss)
     with pytest.raises(WorkbookError, match=f"training did not finish; run notebook {NOTEBOOK} again"):
         load_static(run)
     history = train_static(run)
@@ -240,7 +244,7 @@ def test_the_segmentation_learns_as_if_there_were_no_detector(run: Run):
 
 def test_head_and_detector_learn_ten_times_as_fast_as_the_encoder(run: Run, monkeypatch: pytest.MonkeyPatch):
     seen: list[tuple[StaticNet, Recipe]] = []
-    monkeypatch.setattr(static_refinement, "fit", lambda model, recipe, *_: seen.append((model, recipe)) or [])
+    monkeypatch.setattr(static_stage, "fit", lambda model, recipe, *_: seen.append((model, recipe)) or [])
     train_static(run)
     model, recipe = seen[0]
     rates = {id(p): group["lr"] for group in recipe.optimizer.param_groups for p in group["params"]}
@@ -313,7 +317,7 @@ def fixed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         looks.append(image.shape[:2])
         return fixed_maps(image.shape[:2])
 
-    monkeypatch.setattr(static_refinement, "difference_maps", answer)
+    monkeypatch.setattr(static_stage, "difference_maps", answer)
     return looks
 
 
@@ -397,7 +401,7 @@ def test_only_missing_masks_are_made_and_they_are_the_same(trained: Run, run: Ru
     setting, image_id, looks = static_setting(run.profile), run.train_ids[2], []
     open_refined(run, setting).path(image_id).unlink()
     honest = difference_maps
-    monkeypatch.setattr(static_refinement, "difference_maps", lambda *a: looks.append(a[1].shape) or honest(*a))
+    monkeypatch.setattr(static_stage, "difference_maps", lambda *a: looks.append(a[1].shape) or honest(*a))
     store = refine_masks(run, [setting], run.train_ids)["static"]
     assert looks == [run.devkit.image(image_id).shape]
     expected = open_refined(trained, setting).load(image_id)["mask"]

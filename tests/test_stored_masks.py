@@ -6,14 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from wsseg_core.artifacts import ArtifactStore
-from wsseg_core.config import CrfConfig
-from wsseg_core.data.voc import VOID, VocMasks
-from wsseg_core.errors import WorkbookError
-from wsseg_core.metrics import SEED_PROTOCOL, Scores
-from wsseg_core.runs import Run
-from wsseg_core.scoring import read_scores, score_settings
-from wsseg_core.stored_masks import StoredMasks, StoredSetting
+from wsseg_core.base.artifacts import ArtifactStore
+from wsseg_core.base.config import CrfConfig
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.data.images import VOID
+from wsseg_core.data.masks import VocMasks
+from wsseg_core.data.run import Run
+from wsseg_core.evaluate.metrics import SEED_PROTOCOL, Scores
+from wsseg_core.evaluate.scoring import read_scores, score_settings
+from wsseg_core.evaluate.stored_masks import StoredMasks, StoredSetting
 
 NOTEBOOK = "07_static_refinement"
 ROWS = [StoredSetting("true_seed", "true"), StoredSetting("empty_seed", "empty")]

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from wsseg_core.base.errors import WorkbookError
 from wsseg_core.data.transforms import unpad
-from wsseg_core.errors import WorkbookError
-from wsseg_core.subtraction import (
+from wsseg_core.saliency.subtraction import (
     ORDERS,
     aggregate,
     background,

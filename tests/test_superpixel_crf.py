@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsseg_core.config import SuperpixelCrfConfig
-from wsseg_core.crf import MIN_PROBABILITY
-from wsseg_core.errors import WorkbookError
-from wsseg_core.superpixel_crf import alpha_expansion, neighbours, superpixel_crf, superpixel_means
+from wsseg_core.base.config import SuperpixelCrfConfig
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.crf.dense import MIN_PROBABILITY
+from wsseg_core.crf.superpixel import alpha_expansion, neighbours, superpixel_crf, superpixel_means
 
 CONFIG = SuperpixelCrfConfig(weight=1.0, gamma_beta=20.0)
 TOLERANCE = 1e-6  # energies are whole multiples of less than this

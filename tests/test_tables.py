@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wsseg_core import tables
-from wsseg_core.claims import alpha_key, blocks_key, candidates_key, size_key
-from wsseg_core.config import SweepConfig
-from wsseg_core.errors import WorkbookError
-from wsseg_core.metrics import REQUIRED_DETAILS, TEST_PROTOCOL, Interval, Scores
-from wsseg_core.tables import (
+from wsseg_core.base.config import SweepConfig
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.machine import machine
+from wsseg_core.evaluate import tables
+from wsseg_core.evaluate.claims import alpha_key, blocks_key, candidates_key, size_key
+from wsseg_core.evaluate.metrics import REQUIRED_DETAILS, TEST_PROTOCOL, Interval, Scores
+from wsseg_core.evaluate.tables import (
     DASH,
     PUBLISHED_FOLDER,
     beside,
@@ -109,7 +110,7 @@ def test_a_seed_stays_a_whole_number_beside_rows_that_were_not_measured(tmp_path
 
 def test_a_caption_says_under_which_conditions_it_was_measured():
     text = conditions(Scores("gbp", ("a",), scores("gbp").confusions[:1], DETAILS | {"seed": 3}))
-    assert all(part in text for part in ("val, 1 images", "test protocol", "seed 3", "95 %"))
+    assert all(part in text for part in ("val, 1 images, any, test protocol", "seed 3", "95 %"))
 
 
 def test_only_the_split_asked_for_is_shown():
@@ -183,6 +184,7 @@ def test_figures_of_several_notebooks_come_together(tmp_path: Path):
         "dcsm": {"value": 40.5, "low": 39.0, "high": 42.0},
         "dcsm_crf": {"value": 44.1, "low": None, "high": 46.0},
         "wall_s": {"01": 3.5},
+        "machine": machine(),
     }
     json.loads((tmp_path / tables.FIGURES_FILE).read_text(), parse_constant=pytest.fail)
 
@@ -190,7 +192,7 @@ def test_figures_of_several_notebooks_come_together(tmp_path: Path):
 def test_figures_of_another_seed_are_dropped(tmp_path: Path):
     write_figures(tmp_path, {"profile": "toy", "seed": 0, "dcsm": Interval(1, 0, 2)})
     write_figures(tmp_path, {"profile": "toy", "seed": 1})
-    assert read_figures(tmp_path) == {"profile": "toy", "seed": 1}
+    assert read_figures(tmp_path) == {"profile": "toy", "seed": 1, "machine": machine()}
 
 
 def test_a_missing_run_gets_one_line(tmp_path: Path):

@@ -12,15 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from wsseg_core.config import ToyVocConfig
+from wsseg_core.base.config import ToyVocConfig
+from wsseg_core.base.errors import WorkbookError
 from wsseg_core.data import toyvoc
+from wsseg_core.data.masks import VocMasks
 from wsseg_core.data.toy.coats import choose_coat
 from wsseg_core.data.toy.composition import draw_scene
 from wsseg_core.data.toy.objects import CLASSES, DRAW
 from wsseg_core.data.toy.shapes import BODY, HEAD, bend, ellipse, smooth, stroke
 from wsseg_core.data.toyvoc import ensure_toyvoc, image_id
-from wsseg_core.data.voc import VocDevkit, VocMasks
-from wsseg_core.errors import WorkbookError
+from wsseg_core.data.voc import VocDevkit
 
 SMALL = ToyVocConfig(train_images=5, val_images=2, image_size=64)
 VOID = 255

@@ -1,5 +1,4 @@
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,8 +17,8 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
-from wsseg_core.errors import WorkbookError
-from wsseg_core.training import Hardware, Key, Recipe, StepBatches, fit, make_fabric, read_checkpoint
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.classify.training import Hardware, Key, Recipe, StepBatches, fit, make_fabric, read_checkpoint
 
 EXACT = Hardware("float32")
 
@@ -151,13 +150,6 @@ def test_other_settings_start_anew(tmp_path: Path):
 def test_processes_that_read_images_change_nothing(tmp_path: Path):
     expected, _ = train(tmp_path / "a.ckpt")
     assert same_weights(train(tmp_path / "b.ckpt", Hardware("float32", workers=2))[0], expected)
-
-
-def test_a_process_that_reads_images_and_is_killed_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(NoisyPoints, "__getitem__", lambda *_: os.kill(os.getpid(), signal.SIGBUS))
-    with pytest.raises(WorkbookError, match="a process that read images was killed") as error:
-        train(tmp_path / "a.ckpt", Hardware("float32", workers=1))
-    assert "\n" not in str(error.value)
 
 
 def test_the_seed_decides_dropout_and_order(tmp_path: Path):

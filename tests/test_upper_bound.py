@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wsseg_core.artifacts import ArtifactStore
-from wsseg_core.data.voc import VOID, VocMasks
-from wsseg_core.errors import WorkbookError
-from wsseg_core.runs import Run
-from wsseg_core.segmentation import PseudoLabelled, check_pseudo_labels
-from wsseg_core.upper_bound import true_masks
+from wsseg_core.base.artifacts import ArtifactStore
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.data.images import VOID
+from wsseg_core.data.masks import VocMasks
+from wsseg_core.data.run import Run
+from wsseg_core.segment.retraining import PseudoLabelled, check_pseudo_labels
+from wsseg_core.segment.upper_bound import true_masks
 
 NOTEBOOK = "07_static"
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wsseg_core.claims import CLAIMS, Claim, Relation
-from wsseg_core.errors import WorkbookError
-from wsseg_core.metrics import REQUIRED_DETAILS, TEST_PROTOCOL, Scores, paired_bootstrap
-from wsseg_core.verdicts import Outcome, claims_table, judge, judge_all, verdict_table, write_claims
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.evaluate.claims import CLAIMS, Claim, Relation
+from wsseg_core.evaluate.metrics import REQUIRED_DETAILS, TEST_PROTOCOL, Scores, paired_bootstrap
+from wsseg_core.evaluate.verdicts import Outcome, claims_table, judge, judge_all, verdict_table, write_claims
 
 DETAILS = dict.fromkeys(REQUIRED_DETAILS, "any") | {"protocol": TEST_PROTOCOL, "split": "val"}
 DIFFICULTY = np.random.default_rng(0).integers(0, 300, 40)  # shared by all methods, so that pairing matters

@@ -12,17 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from wsseg_core.data.voc import (
-    TRAIN_AUG_COUNT,
-    VOC_CLASSES,
-    VOC_PALETTE,
-    DevkitError,
-    VocDevkit,
-    VocMasks,
-    read_image,
-    write_palette_png,
-)
-from wsseg_core.errors import WorkbookError
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.data.images import VOC_PALETTE, DevkitError, image_size, read_image, write_palette_png
+from wsseg_core.data.masks import VocMasks
+from wsseg_core.data.voc import TRAIN_AUG_COUNT, VOC_CLASSES, VocDevkit
 
 FIRST = "2007_000001"  # a cat and a dog
 
@@ -117,6 +110,8 @@ class TestReading:
             ("RGBA", (10, 20, 30, 0), "png", (10, 20, 30)),
             ("CMYK", (0, 0, 0, 155), "jpg", (100, 100, 100)),
             ("L", 90, "jpeg", (90, 90, 90)),
+            ("L", 90, "JPG", (90, 90, 90)),
+            ("LA", (90, 0), "tif", (90, 90, 90)),
         ],
     )
     def test_every_kind_of_image_becomes_rgb(self, tiny_devkit, mode, colour, suffix, expected):
@@ -125,11 +120,114 @@ class TestReading:
         assert image.shape == (4, 5, 3)
         assert np.abs(image.astype(int) - expected).max() <= 2
 
-    def test_exif_orientation_is_ignored(self, tmp_path):
+    def test_palette_with_transparency(self, tiny_devkit):
+        image = Image.fromarray(np.array([[0, 1]], np.uint8))
+        image.putpalette([10, 20, 30, 40, 50, 60])
+        image.save(tiny_devkit / "JPEGImages/odd.png", transparency=bytes([0, 128]))
+        assert VocDevkit(tiny_devkit).image("odd").tolist() == [[[10, 20, 30], [40, 50, 60]]]
+
+    @pytest.mark.parametrize("suffix", ["png", "tif"])
+    def test_16_bits_keep_their_upper_8(self, tiny_devkit, suffix):
+        values = np.array([[0, 255, 256], [32768, 65279, 65535]], np.uint16)
+        Image.fromarray(values).save(tiny_devkit / f"JPEGImages/odd.{suffix}")
+        expected = np.array([[0, 0, 1], [128, 254, 255]])
+        assert (VocDevkit(tiny_devkit).image("odd") == expected[:, :, None]).all()
+
+    @pytest.mark.parametrize("kind", [np.int32, np.float32])
+    def test_32_bits_are_refused(self, tiny_devkit, kind):
+        Image.fromarray(np.ones((2, 3), kind)).save(tiny_devkit / "JPEGImages/odd.tif")
+        assert "odd.tif: has 32 bits a channel" in message_of(VocDevkit(tiny_devkit).image, "odd")
+
+    def test_exif_orientation_turns_an_image_as_a_person_sees_it(self, tmp_path):
+        pixels = np.zeros((2, 3, 3), np.uint8)
+        pixels[0, 2] = 255  # upper right
         exif = Image.Exif()
-        exif[0x0112] = 6  # turned by 90 degrees
-        Image.new("RGB", (8, 4)).save(tmp_path / "a.jpg", exif=exif)
-        assert read_image(tmp_path / "a.jpg").shape == (4, 8, 3)
+        for value, (shape, corner) in {1: ((2, 3), (0, 2)), 3: ((2, 3), (1, 0)), 6: ((3, 2), (2, 1))}.items():
+            exif[0x0112] = value
+            Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+            image = read_image(tmp_path / "a.png")
+            assert image.shape[:2] == image_size(tmp_path / "a.png") == shape
+            assert np.argwhere(image[:, :, 0] == 255).tolist() == [list(corner)]
+
+    @pytest.mark.parametrize("sideways", [False, True])
+    def test_a_mask_belongs_to_the_turned_image(self, tiny_devkit, sideways):
+        path = tiny_devkit / f"JPEGImages/{FIRST}.jpg"
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        with Image.open(path) as image:  # 48 wide, 32 high: upright it is 32 wide
+            image.save(path, exif=exif)
+        masks = VocMasks(VocDevkit(tiny_devkit))
+        if sideways:
+            message = message_of(masks.mask, FIRST)
+            assert "the mask is 48×32, its image 32×48 when it is turned as its EXIF orientation 6 says" in message
+        else:
+            write_palette_png(tiny_devkit / f"SegmentationClass/{FIRST}.png", np.ones((48, 32), np.uint8))
+            assert masks.mask(FIRST).shape == VocDevkit(tiny_devkit).image(FIRST).shape[:2] == (48, 32)
+
+    @pytest.mark.parametrize("excess", [1.5, 3])
+    def test_too_many_pixels(self, tiny_devkit, excess, monkeypatch):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", int(32 * 48 / excess))
+        message = message_of(VocDevkit(tiny_devkit).image, FIRST)
+        assert f"{FIRST}.jpg: has more than " in message
+
+    def test_a_mask_of_1_bit_holds_the_first_class(self, tiny_devkit):
+        mask = np.zeros((32, 48), bool)
+        mask[3:5] = True
+        Image.fromarray(mask).save(tiny_devkit / f"SegmentationClass/{FIRST}.png")
+        assert (VocMasks(VocDevkit(tiny_devkit)).mask(FIRST) == mask).all()
+
+
+class TestChosenClasses:
+    """The tiny devkit's cat, dog, sheep (1, 2, 3 in its masks), opened as sheep, cat (1, 2)."""
+
+    @pytest.fixture
+    def chosen(self, tiny_devkit) -> VocDevkit:
+        return VocDevkit(tiny_devkit, ("sheep", "cat"))
+
+    def test_labels_follow_the_order_asked_for(self, chosen):
+        assert (chosen.classes, chosen.num_classes, chosen.all_classes) == (("sheep", "cat"), 2, TINY_CLASSES)
+        assert chosen.label_matrix(chosen.ids("train")[:3]).tolist() == [[0, 1], [0, 0], [1, 0]]
+        assert chosen.label_matrix([]).shape == (0, 2)
+
+    def test_masks_are_renumbered_and_the_rest_is_background(self, tiny_devkit, chosen):
+        ids = chosen.ids("train")
+        assert set.union(*(set(np.unique(VocMasks(VocDevkit(tiny_devkit)).mask(i))) for i in ids)) == {0, 1, 2, 3, 255}
+        for image_id in ids:
+            stored, seen = (VocMasks(devkit).mask(image_id) for devkit in (VocDevkit(tiny_devkit), chosen))
+            assert seen.dtype == np.uint8
+            assert ((seen == 1) == (stored == 3)).all()
+            assert ((seen == 2) == (stored == 1)).all()
+            assert ((seen == 0) == ((stored == 0) | (stored == 2))).all()
+            assert ((seen == 255) == (stored == 255)).all()
+            assert set(np.unique(seen)) - {0, 255} == set(np.flatnonzero(chosen.labels(image_id)) + 1)
+
+    def test_parts_of_other_classes_are_background(self, tiny_devkit, chosen):
+        """The first image shows a cat in the upper left quarter and a dog in the lower right one."""
+        stored, seen = (VocMasks(devkit, "parts").mask(FIRST) for devkit in (VocDevkit(tiny_devkit), chosen))
+        assert (seen[:16] == stored[:16]).all()
+        assert set(np.unique(stored[16:])) == {0, 1, 2, 255}
+        assert set(np.unique(seen[16:, :-1])) == {0}
+
+    def test_classes_of_voc_may_be_chosen(self, tiny_devkit):
+        (tiny_devkit / "classes.txt").unlink()
+        devkit = VocDevkit(tiny_devkit, ("dog", "cat"))
+        assert devkit.labels(FIRST).tolist() == [1, 1]
+        assert devkit.class_list == "2 of 20 classes (dog, cat)"
+        assert VocDevkit(tiny_devkit).class_list == "all 20 classes"
+
+    def test_what_is_not_chosen_is_still_checked(self, tiny_devkit, chosen):
+        mask = np.zeros((32, 48), np.uint8)
+        mask[0, 0] = 4
+        write_palette_png(tiny_devkit / f"SegmentationClass/{FIRST}.png", mask)
+        assert "label 4 is out of range (0..3" in message_of(VocMasks(chosen).mask, FIRST)
+
+    def test_a_class_that_the_devkit_lacks(self, tiny_devkit):
+        message = message_of(VocDevkit, tiny_devkit, ("cat", "dgo"))
+        assert message.startswith("data.classes of the profile: unknown class 'dgo'")
+        assert f"the nearest one in {tiny_devkit} is 'dog'" in message
+
+    def test_a_class_chosen_twice(self, tiny_devkit):
+        assert "lists the class 'cat' 2 times" in message_of(VocDevkit, tiny_devkit, ("cat", "cat"))
 
 
 class TestSbd:
@@ -215,6 +313,13 @@ class TestBadInput:
     def test_id_without_an_image(self, tiny_devkit):
         assert "nothing.jpg: missing image" in message_of(VocDevkit(tiny_devkit).image, "nothing")
 
+    def test_an_image_of_another_kind_is_named(self, tiny_devkit):
+        path = tiny_devkit / "JPEGImages/a[1].v2.bmp"
+        Image.new("RGB", (2, 2)).save(path)
+        devkit = VocDevkit(tiny_devkit)
+        assert f"{path}: a kind of file that is not read; save it as" in message_of(devkit.image, "a[1].v2")
+        assert "a[1].jpg: missing image" in message_of(devkit.image, "a[1]")
+
     @pytest.mark.parametrize("keep", [0, 30, 500])
     def test_truncated_jpeg(self, tiny_devkit, keep):
         path = tiny_devkit / f"JPEGImages/{FIRST}.jpg"
@@ -227,6 +332,23 @@ class TestBadInput:
         message = message_of(VocDevkit(tiny_devkit).labels, FIRST)
         assert f"{path}: unknown class 'dogg'" in message
         assert "'dog'" in message
+
+    @pytest.mark.parametrize("name", ["background", "_background_", "__ignore__", "Void"])
+    def test_a_class_list_with_the_background(self, tiny_devkit, name):
+        (tiny_devkit / "classes.txt").write_text(f"{name}\ncat\ndog\nsheep\n")
+        assert f"classes.txt: {name!r} is no class" in message_of(VocDevkit, tiny_devkit)
+
+    def test_a_class_list_with_a_class_twice(self, tiny_devkit):
+        (tiny_devkit / "classes.txt").write_text("cat\ndog\ncat\n")
+        assert "classes.txt: lists the class 'cat' 2 times; keep one" in message_of(VocDevkit, tiny_devkit)
+
+    @pytest.mark.parametrize("count", [254, 255])
+    def test_a_mask_has_room_for_254_classes(self, tiny_devkit, count):
+        (tiny_devkit / "classes.txt").write_text("\n".join(f"class {number}" for number in range(count)))
+        if count == 254:
+            assert VocDevkit(tiny_devkit).mask_values.tolist() == list(range(256))
+        else:
+            assert "255 classes; use at most 254" in message_of(VocDevkit, tiny_devkit)
 
     @pytest.mark.parametrize("content", [b"", b"<annotation><object></annotation>", b"\xff\x00"])
     def test_malformed_annotation(self, tiny_devkit, content):

@@ -13,12 +13,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from wsseg_core import widgets
-from wsseg_core.config import load_profile
-from wsseg_core.dcsm import ImageMaps
-from wsseg_core.extraction import block_layers
-from wsseg_core.runs import Run
-from wsseg_core.widgets import HEADLESS, explorer, interactive, saliency_explorer, subtraction_explorer
+from wsseg_core.base.config import load_profile
+from wsseg_core.data.run import Run
+from wsseg_core.saliency.dcsm import ImageMaps
+from wsseg_core.saliency.extraction import block_layers
+from wsseg_core.workbook import widgets
+from wsseg_core.workbook.widgets import HEADLESS, explorer, interactive, saliency_explorer, subtraction_explorer
 
 CONTROLS = {"shade": {"dark": 0, "bright": 200}, "kind": {"<flat>": "flat", "steep": "steep"}}
 PANEL = [{"shade": "dark", "kind": "<flat>"}, {"shade": "bright", "kind": "<flat>"}, {"shade": "dark", "kind": "steep"}]

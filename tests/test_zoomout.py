@@ -8,15 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from wsseg_core import zoomout
-from wsseg_core.artifacts import ArtifactStore
-from wsseg_core.config import ZoomOutConfig, load_profile
+from wsseg_core.base.artifacts import ArtifactStore
+from wsseg_core.base.config import ZoomOutConfig, load_profile
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.data.run import Run
 from wsseg_core.data.transforms import resize_and_pad, unpad
-from wsseg_core.errors import WorkbookError
-from wsseg_core.nets.vgg import FcnVgg16
-from wsseg_core.runs import Run
-from wsseg_core.saliency import prepare
-from wsseg_core.zoomout import (
+from wsseg_core.forward import zoom_out
+from wsseg_core.forward.zoom_out import (
     LAYERS,
     bag_ids,
     extract_bags,
@@ -28,6 +26,8 @@ from wsseg_core.zoomout import (
     train_zoom_out,
     zoom_out_features,
 )
+from wsseg_core.nets.vgg import FcnVgg16
+from wsseg_core.saliency.gradients import prepare
 
 CONFIG = ZoomOutConfig(superpixels=20, compactness=1000.0)  # nearly a grid; noise would be one superpixel otherwise
 
@@ -35,7 +35,7 @@ CONFIG = ZoomOutConfig(superpixels=20, compactness=1000.0)  # nearly a grid; noi
 @pytest.fixture(autouse=True)
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Starting processes takes longer than the work; test_parallel.py covers them."""
-    monkeypatch.setattr("wsseg_core.parallel.cpu_count", lambda: 1)
+    monkeypatch.setattr("wsseg_core.base.parallel.cpu_count", lambda: 1)
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_only_what_is_missing_is_computed_and_it_is_the_same(
     def everything() -> list[ArtifactStore]:
         learnt = train_zoom_out(run, model)
         assert not learnt.absent
-        learning = ArtifactStore.open(run.artifacts("zoomout"), zoomout.NOTEBOOK)
+        learning = ArtifactStore.open(run.artifacts("zoomout"), zoom_out.NOTEBOOK)
         return [extract_bags(run, model), learning, extract_class_maps(run, model, run.val_ids)]
 
     stores = everything()
@@ -216,9 +216,9 @@ def test_only_what_is_missing_is_computed_and_it_is_the_same(
     for store, name in zip(stores, (run.train_ids[2], "dog", run.val_ids[1]), strict=True):
         store.path(name).unlink()
     seen: list[str] = []
-    divide, learn = zoomout._divide, zoomout.learn_class
-    monkeypatch.setattr(zoomout, "_divide", lambda name, **rest: seen.append(name) or divide(name, **rest))
-    monkeypatch.setattr(zoomout, "learn_class", lambda *rest: seen.append("class") or learn(*rest))
+    divide, learn = zoom_out._divide, zoom_out.learn_class
+    monkeypatch.setattr(zoom_out, "_divide", lambda name, **rest: seen.append(name) or divide(name, **rest))
+    monkeypatch.setattr(zoom_out, "learn_class", lambda *rest: seen.append("class") or learn(*rest))
     assert [contents(store) for store in everything()] == before
     assert seen == [run.train_ids[2], "class", run.val_ids[1]]
 

@@ -5,11 +5,18 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from wsseg_core.data.voc import DevkitError, Problem, VocDevkit, VocMasks
-from wsseg_core.parallel import parallel_map
+from wsseg_core.base.parallel import parallel_map
+from wsseg_core.data.images import DevkitError, Problem
+from wsseg_core.data.masks import VocMasks
+from wsseg_core.data.voc import VocDevkit
 
 
-def check_devkit(root: Path | str, splits: Sequence[str] | None = None, workers: int | None = None) -> list[Problem]:
+def check_devkit(
+    root: Path | str,
+    splits: Sequence[str] | None = None,
+    workers: int | None = None,
+    classes: Sequence[str] = (),
+) -> list[Problem]:
     """Check the images, labels and masks of a devkit.
 
     Masks are checked in the splits that have any: a split used for training alone needs none, but one that is
@@ -19,13 +26,14 @@ def check_devkit(root: Path | str, splits: Sequence[str] | None = None, workers:
         root: folder of the devkit.
         splits: which splits; all that have a file, and train_aug where it can be derived, when left out.
         workers: processes; all cores when left out.
+        classes: those of its classes that a profile chooses; all when left out.
 
     Returns:
         What is wrong, split files first, then in the order of the images; empty when all is well. Each file is
         named once for each thing that is wrong with it.
     """
     try:
-        devkit = VocDevkit(root)
+        devkit = VocDevkit(root, classes)
     except DevkitError as error:
         return [error.problem]
     problems: list[Problem] = []

@@ -10,16 +10,22 @@ import tarfile
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pooch
 from tqdm import tqdm
 
-from wsseg_core.errors import WorkbookError
+from wsseg_core.base.artifacts import write_atomically
+from wsseg_core.base.errors import WorkbookError
 
+LIST_FOLDER = Path(__file__).resolve().parents[2] / "data" / "lists"  # of ids, for `fetch_subset`
+# Where a devkit has what lies in these folders of the archives; `cls` is SBD's.
+PARTS = {folder: folder for folder in ("JPEGImages", "Annotations", "SegmentationClass")} | {"cls": "SegmentationClass"}
 ROUNDS = 3  # through the list of mirrors, so that a connection that broke is taken up again
 TIMEOUT = 30  # seconds without a byte
 BLOCK = 1 << 20
@@ -79,11 +85,65 @@ def fetch_voc(
     """
     folder = Path(folder)
     for source in sources:
-        if not (folder / source.creates).exists():
-            local = Path(archives) / source.name if archives is not None else None
-            path = _verified(local, source) if local and local.is_file() else _download(source, folder / "downloads")
-            _extract(path, source, folder)
+        place = folder / source.creates
+        if not place.exists():
+            path = _archive(source, folder, archives)
+            with _moved_when_whole(folder / f".{source.name}.extracting", source.creates, place) as temporary:
+                _extract(path, temporary, source.creates)
     return folder / sources[0].creates
+
+
+def fetch_subset(
+    name: str, folder: Path | str, archives: Path | str | None = None, sources: Sequence[Archive] = (VOC2012, SBD)
+) -> Path:
+    """Write a devkit of just the images of a list, out of the same archives as `fetch_voc`.
+
+    The lists are `data/lists/<name>_train.txt` and `<name>_val.txt`, one id of VOC 2012 a line. Of each image the
+    devkit has the photograph, the annotation, and the mask: VOC's PNG, or SBD's `.mat` where VOC has none.
+
+    Args:
+        name: of the list.
+        folder: gets `voc_<name>`; one that is there is left alone.
+        archives: as for `fetch_voc`.
+        sources: VOC and SBD.
+
+    Returns:
+        Root of the devkit, with the splits `train` and `val`.
+
+    Raises:
+        WorkbookError: no such list, the archives lack one of its images, and the errors of `fetch_voc`.
+    """
+    lists = {split: LIST_FOLDER / f"{name}_{split}.txt" for split in ("train", "val")}
+    if not lists["train"].is_file():
+        known = ", ".join(sorted(path.name.removesuffix("_train.txt") for path in LIST_FOLDER.glob("*_train.txt")))
+        raise WorkbookError(f"no list {name!r} of images to fetch; use one of: {known}")
+    ids = {image_id for path in lists.values() for image_id in path.read_text(encoding="utf-8").split()}
+    place = Path(folder) / f"voc_{name}"
+    if not place.exists():
+        paths = [_archive(source, Path(folder), archives) for source in sources]
+        with _moved_when_whole(Path(folder) / f".voc_{name}.extracting", "", place) as temporary:
+            for path in paths:
+                _extract(path, temporary, keep=partial(_of_images, ids))
+            _check_subset(temporary, ids, paths)
+            for split, path in lists.items():
+                write_atomically(temporary / "ImageSets" / "Segmentation" / f"{split}.txt", path.read_bytes())
+    return place
+
+
+def _check_subset(root: Path, ids: set[str], paths: Sequence[Path]) -> None:
+    for part in ("JPEGImages", "Annotations", "SegmentationClass"):
+        missing = sorted(ids - {path.stem for path in (root / part).glob("*")})
+        if missing:
+            raise WorkbookError(
+                f"{', '.join(map(str, paths))}: {part} of {len(missing)} of {len(ids)} images are not in them, for "
+                f"instance {missing[0]}; get the official archives"
+            )
+
+
+def _archive(source: Archive, folder: Path, archives: Path | str | None) -> Path:
+    """The archive on this disk, checked; downloaded where it is not."""
+    local = Path(archives) / source.name if archives is not None else None
+    return _verified(local, source) if local and local.is_file() else _download(source, folder / "downloads")
 
 
 def _verified(path: Path, source: Archive) -> Path:
@@ -142,21 +202,43 @@ def _resume(url: str, part: Path) -> None:
         raise ConnectionError("the connection broke")
 
 
-def _extract(path: Path, source: Archive, folder: Path) -> None:
-    """Extract beside the place and move, so that a folder under its own name is whole."""
-    place = folder / source.creates
-    temporary = folder / f".{source.name}.extracting"
+@contextmanager
+def _moved_when_whole(temporary: Path, inside: str, place: Path) -> Iterator[Path]:
+    """A folder to fill; what it then has inside is moved to the place, so that a folder under its own name is whole."""
+    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
-        with tarfile.open(path) as archive:
-            members = tqdm(archive, desc=f"extract {source.name}", unit=" files", mininterval=1.0)
-            archive.extractall(temporary, members=members, filter="data")  # the filter refuses paths that lead out
+        yield temporary
         place.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(temporary / source.creates, place)
+        os.replace(temporary / inside, place)
+    except OSError as error:
+        raise WorkbookError(f"{place}: cannot be made ({error.strerror}); choose another folder") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+Keep = Callable[[tarfile.TarInfo, str], tarfile.TarInfo | None]  # a filter of tarfile
+
+
+def _extract(path: Path, folder: Path, creates: str = "", keep: Keep = tarfile.data_filter) -> None:
+    """Extract an archive, which must bring what it is said to create."""
+    try:
+        with tarfile.open(path) as archive:
+            members = tqdm(archive, desc=f"extract {path.name}", unit=" files", mininterval=1.0)
+            archive.extractall(folder, members=members, filter=keep)
+        if creates and not (folder / creates).exists():
+            raise tarfile.TarError(f"it holds no {creates}")
     except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
         reason = str(error).partition("\n")[0]
         raise WorkbookError(
-            f"{path}: cannot be extracted to {place} ({reason}); check the archive and the space in the folder"
+            f"{path}: cannot be extracted to {folder} ({reason}); check the archive and the space in the folder"
         ) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _of_images(ids: Container[str], member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
+    """Keep the files of some images, at their places in a devkit; SBD's masks where VOC, read first, has none."""
+    safe = tarfile.data_filter(member, folder)  # refuses paths that lead out
+    inside = PurePosixPath(safe.name)
+    part = PARTS.get(inside.parent.name)
+    if part is None or inside.stem not in ids or (Path(folder) / part / f"{inside.stem}.png").exists():
+        return None
+    return safe.replace(name=f"{part}/{inside.name}")

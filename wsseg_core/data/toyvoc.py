@@ -20,14 +20,14 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
-from wsseg_core.artifacts import plain, write_atomically, write_json
-from wsseg_core.config import ToyVocConfig
+from wsseg_core.base.artifacts import plain, write_atomically, write_json
+from wsseg_core.base.config import ToyVocConfig
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.parallel import parallel_map
+from wsseg_core.data.images import write_palette_png
 from wsseg_core.data.toy.composition import SPLITS, draw_scene
 from wsseg_core.data.toy.objects import CLASSES
 from wsseg_core.data.toy.stage import Scene
-from wsseg_core.data.voc import write_palette_png
-from wsseg_core.errors import WorkbookError
-from wsseg_core.parallel import parallel_map
 
 RECIPE = 3  # raise it when the drawing changes: devkits of another recipe are drawn again
 RECORD_FILE = "toyvoc.json"

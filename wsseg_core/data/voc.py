@@ -1,8 +1,8 @@
 """Reader of Pascal VOC 2012 devkits, and of every data set laid out like one.
 
-    <root>/JPEGImages/ID.jpg                       images (.jpeg and .png are read too)
+    <root>/JPEGImages/ID.jpg                       images (.jpeg, .png and .tif are read too, in capitals as well)
     <root>/Annotations/ID.xml  or  labels.csv      image-level labels
-    <root>/SegmentationClass/ID.png                masks, read through `VocMasks` alone
+    <root>/SegmentationClass/ID.png                masks, read by `masks` alone
     <root>/SegmentationParts/ID.png                part masks, where the data set has them
     <root>/ImageSets/Segmentation/SPLIT.txt        one id a line
     <root>/classes.txt                             one class a line; without it the 20 classes of VOC
@@ -13,131 +13,80 @@ map; Hariharan et al., "Semantic Contours from Inverse Detectors", ICCV 2011, fo
 
 import csv
 import difflib
-import io
+import glob
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import scipy.io
-from PIL import Image, UnidentifiedImageError
 
-from wsseg_core.artifacts import write_atomically
-from wsseg_core.errors import WorkbookError
+from wsseg_core.data.images import VOID, DevkitError, read_image
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
-VOID = 255
-PART_NAMES = ("head", "body")  # values 1 and 2 of a part mask
 TRAIN_AUG_COUNT = 10_582  # VOC train (1,464) and SBD (11,355) together, without VOC val (1,449)
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-REPLACE_IMAGE = "replace it with a whole JPEG or PNG"
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
+IMAGE_SUFFIXES = (*SUFFIXES, *map(str.upper, SUFFIXES))  # the frequent ones first
 REFETCH = "delete its folder and run `wsseg data fetch voc`"
+NO_CLASS = ("background", "void", "ignore", "unlabelled", "unlabeled")  # as labelling tools call what is no object
+CHOICE = "data.classes of the profile"
 GET_DATA = "draw the toy devkit with `wsseg data toyvoc`, or download VOC with `wsseg data fetch voc`"
 
 
-def _voc_palette() -> np.ndarray:
-    """VOC's colour map: bits 0, 1, 2 of a label are the highest bits of R, G, B; bits 3, 4, 5 the next ones; ..."""
-    labels = np.arange(256)
-    palette = np.zeros((256, 3), np.uint8)
-    for level in range(3):
-        for channel in range(3):
-            palette[:, channel] |= (((labels >> (3 * level + channel)) & 1) << (7 - level)).astype(np.uint8)
-    return palette
-
-
-VOC_PALETTE = _voc_palette()  # (256, 3)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong with a devkit: in which file, what, and what to do about it."""
-
-    file: str
-    wrong: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.wrong}; {self.remedy}"
-
-
-class DevkitError(WorkbookError):
-    """A `Problem` that stops whoever wanted to read the file."""
-
-    def __init__(self, file: Path | str, wrong: str, remedy: str) -> None:
-        super().__init__(file, wrong, remedy)  # all three, so that the error survives the way back from a worker
-        self.problem = Problem(str(file), wrong, remedy)
-
-    def __str__(self) -> str:
-        return str(self.problem)
-
-
-@contextmanager
-def _opened(path: Path, remedy: str) -> Iterator[Image.Image]:
-    """Open an image file; whatever its decoder trips over becomes a `DevkitError`."""
-    try:
-        with Image.open(path) as image:
-            yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
-        raise DevkitError(path, f"cannot be decoded ({reason})", remedy) from None
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Read an image file as RGB, (H, W, 3) uint8.
-
-    Greyscale is repeated in all channels, an alpha channel is dropped, CMYK is converted. An EXIF orientation
-    is ignored, as the masks of VOC know nothing of it.
-
-    Raises:
-        DevkitError: the file is not an image, or is cut short.
-    """
-    with _opened(path, REPLACE_IMAGE) as image:
-        return np.array(image.convert("RGB"))
-
-
-def write_palette_png(path: Path, mask: np.ndarray) -> None:
-    """Write a mask, (H, W) uint8, as a PNG with VOC's colour map, atomically.
-
-    Raises:
-        WorkbookError: the folder cannot be written.
-    """
-    image = Image.fromarray(np.ascontiguousarray(mask, np.uint8))
-    image.putpalette(VOC_PALETTE.tobytes())
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    write_atomically(path, buffer.getvalue())
-
-
 class VocDevkit:
-    """Images, image-level labels and splits of a devkit. It has no way to a mask: that is `VocMasks`.
+    """Images, image-level labels and splits of a devkit. It has no way to a mask: that is in `masks`.
+
+    A devkit may be opened with some of its classes only. The others are then background wherever they are read:
+    `labels` and the masks of `masks.VocMasks` know the chosen ones alone, in the order in which they were asked for.
 
     Attributes:
         root: folder of the devkit.
-        classes: names of the foreground classes; a mask's value of `classes[i]` is i + 1.
+        all_classes: the foreground classes of the files; value i + 1 of a stored mask is `all_classes[i]`.
+        classes: those that the devkit was opened with; value i + 1 of a mask as it is read is `classes[i]`.
     """
 
-    def __init__(self, root: Path | str) -> None:
+    def __init__(self, root: Path | str, classes: Sequence[str] = ()) -> None:
         """Open a devkit.
 
+        Args:
+            root: its folder.
+            classes: some of its classes; all of them, in its own order, when left out.
+
         Raises:
-            DevkitError: there is none at `root`, or its classes.txt is empty.
+            DevkitError: there is none at `root`, it lacks a class asked for, or a list of classes is empty, names
+                one twice or the background, or has more than 254.
         """
         self.root = Path(root)
         if not (self.root / "JPEGImages").is_dir():
             raise DevkitError(self.root, "no devkit here (it has no JPEGImages folder)", GET_DATA)
-        class_file = self.root / "classes.txt"
-        self.classes = tuple(_read_lines(class_file)) if class_file.exists() else VOC_CLASSES
+        self.all_classes = _read_classes(self.root / "classes.txt")
+        _check_classes(classes, CHOICE)
+        self.classes = tuple(classes) or self.all_classes
+        self._chosen = [self._index(name, CHOICE) for name in self.classes]
 
     @property
     def num_classes(self) -> int:
         """Foreground classes, C."""
         return len(self.classes)
+
+    @property
+    def class_list(self) -> str:
+        """The classes in words, for captions: `all 20 classes`, or `2 of 20 classes (cat, dog)`."""
+        if self.classes == self.all_classes:
+            return f"all {self.num_classes} classes"
+        return f"{self.num_classes} of {len(self.all_classes)} classes ({', '.join(self.classes)})"
+
+    @property
+    def mask_values(self) -> np.ndarray:
+        """What each value of a stored mask is read as, uint8 (256,): i + 1 for `classes[i]`, else 0; void stays."""
+        values = np.zeros(256, np.uint8)
+        values[np.array(self._chosen) + 1] = np.arange(1, self.num_classes + 1)
+        values[VOID] = VOID
+        return values
 
     def split_file(self, split: str) -> Path:
         """Where the ids of a split are listed."""
@@ -175,7 +124,7 @@ class VocDevkit:
         additional = {i for part in ("train", "val") for i in _read_lines(self.sbd_folder / f"{part}.txt")}
         ids = sorted((set(self.ids("train")) | additional) - set(self.ids("val")))
         # A small tree in the layout of VOC, as a trial run uses it, has any number of ids.
-        if self.classes == VOC_CLASSES and len(ids) > 1000 and len(ids) != TRAIN_AUG_COUNT:
+        if self.all_classes == VOC_CLASSES and len(ids) > 1000 and len(ids) != TRAIN_AUG_COUNT:
             raise DevkitError(
                 self.sbd_folder,
                 f"train_aug derived from these lists has {len(ids):,} ids, not {TRAIN_AUG_COUNT:,}",
@@ -200,6 +149,8 @@ class VocDevkit:
         for suffix in IMAGE_SUFFIXES:
             if (path := stem.with_name(stem.name + suffix)).is_file():
                 return path
+        if others := [path for path in stem.parent.glob(f"{glob.escape(stem.name)}.*") if path.stem == stem.name]:
+            raise DevkitError(others[0], "a kind of file that is not read", "save it as JPEG, PNG or TIFF")
         raise DevkitError(f"{stem}.jpg", "missing image", "restore it, or take its id out of ImageSets/Segmentation")
 
     def image(self, image_id: str) -> np.ndarray:
@@ -229,9 +180,9 @@ class VocDevkit:
             if image_id not in self._label_table:
                 raise DevkitError(source, f"no line for image {image_id}", f"add a line `{image_id},class,...`")
             names = self._label_table[image_id]
-        vector = np.zeros(self.num_classes, np.uint8)
+        vector = np.zeros(len(self.all_classes), np.uint8)
         vector[[self._index(name, source) for name in names]] = 1
-        return vector
+        return vector[self._chosen]
 
     def label_matrix(self, ids: Iterable[str]) -> np.ndarray:
         """Labels of many images, (n, C) uint8; `labels` names the errors."""
@@ -246,69 +197,30 @@ class VocDevkit:
         rows = csv.reader(_read_lines(path))
         return {row[0].strip(): [name.strip() for name in row[1:] if name.strip()] for row in rows}
 
-    def _index(self, name: str, source: Path) -> int:
-        if name not in self.classes:
-            near = difflib.get_close_matches(name, self.classes, n=1, cutoff=0)[0]
-            raise DevkitError(source, f"unknown class {name!r}", f"the nearest known one is {near!r}")
-        return self.classes.index(name)
+    def _index(self, name: str, source: Path | str) -> int:
+        if name not in self.all_classes:
+            near = difflib.get_close_matches(name, self.all_classes, n=1, cutoff=0)[0]
+            raise DevkitError(source, f"unknown class {name!r}", f"the nearest one in {self.root} is {near!r}")
+        return self.all_classes.index(name)
 
 
-class VocMasks:
-    """The only reader of pixel masks in the project: whoever does not import it cannot see ground truth.
+def _read_classes(path: Path) -> tuple[str, ...]:
+    if not path.exists():
+        return VOC_CLASSES
+    names = tuple(_read_lines(path))
+    _check_classes(names, path)
+    return names
 
-    It belongs to evaluation and to data checks. Training and inference work from image-level labels alone.
-    """
 
-    def __init__(self, devkit: VocDevkit, kind: str = "class") -> None:
-        """Open the masks of a devkit.
-
-        Args:
-            devkit: whose masks.
-            kind: "class" for SegmentationClass and SBD, "parts" for SegmentationParts (1 head, 2 body).
-
-        Raises:
-            ValueError: another kind.
-        """
-        if kind not in ("class", "parts"):
-            raise ValueError(f"kind must be 'class' or 'parts', not {kind!r}")
-        self.devkit = devkit
-        self.kind = kind
-
-    def path(self, image_id: str) -> Path:
-        """File of a mask: the devkit's PNG, or else SBD's `cls/ID.mat`.
-
-        Raises:
-            DevkitError: there is neither.
-        """
-        folder = "SegmentationClass" if self.kind == "class" else "SegmentationParts"
-        png = self.devkit.root / folder / f"{image_id}.png"
-        if png.is_file():
-            return png
-        sbd = self.devkit.sbd_folder
-        if self.kind == "class" and sbd is not None and (mat := sbd / "cls" / f"{image_id}.mat").is_file():
-            return mat
-        raise DevkitError(png, "missing mask", "restore it, or score a split whose images all have masks")
-
-    def mask(self, image_id: str) -> np.ndarray:
-        """A mask, (H, W) uint8: 0 background, 1..C the classes (or parts), 255 void. SBD's masks have no void.
-
-        Raises:
-            DevkitError: missing or damaged file, a palette that is not VOC's, a label out of range, or another
-                size than the image has.
-        """
-        path = self.path(image_id)
-        mask = _read_mat(path) if path.suffix == ".mat" else _read_palette_png(path)
-        highest = self.devkit.num_classes if self.kind == "class" else len(PART_NAMES)
-        outside = mask[(mask > highest) & (mask != VOID)]
-        if outside.size:
-            wrong = f"label {outside.max()} is out of range (0..{highest}, 255 for void)"
-            raise DevkitError(path, wrong, "draw the mask again, or correct classes.txt")
-        with _opened(self.devkit.image_path(image_id), REPLACE_IMAGE) as image:  # reads the header only
-            width, height = image.size
-        if mask.shape != (height, width):
-            wrong = f"the mask is {mask.shape[1]}×{mask.shape[0]}, its image {width}×{height}"
-            raise DevkitError(path, wrong, "give both the same size")
-        return mask
+def _check_classes(names: Sequence[str], source: Path | str) -> None:
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise DevkitError(source, f"lists the class {name!r} {count} times", "keep one of them")
+        if name.strip("_ ").lower() in NO_CLASS:
+            wrong = f"{name!r} is no class: background is 0 in a mask and void {VOID}, without a name"
+            raise DevkitError(source, wrong, "take it out, so that the first class is value 1 of the masks")
+    if len(names) >= VOID:
+        raise DevkitError(source, f"{len(names)} classes", f"use at most {VOID - 1}, as a mask has 8 bits")
 
 
 def _read_lines(path: Path) -> list[str]:
@@ -332,28 +244,3 @@ def _annotated_names(path: Path) -> list[str]:
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise DevkitError(path, f"malformed XML ({error})", "restore the file") from None
     return [(item.findtext("name") or "").strip() for item in objects]
-
-
-def _read_palette_png(path: Path) -> np.ndarray:
-    remedy = "save masks as 8-bit PNGs with VOC's colour map (`write_palette_png` does)"
-    with _opened(path, remedy) as image:
-        mode, palette, mask = image.mode, image.getpalette(), np.asarray(image)
-    if mode not in ("P", "L"):
-        raise DevkitError(path, f"wrong palette: a {mode} image holds colours, not labels", remedy)
-    if mode == "P":
-        colours = np.zeros((256, 3), np.uint8)
-        colours.flat[: len(palette or [])] = palette or []
-        used = np.unique(mask)
-        if (wrong := used[(colours[used] != VOC_PALETTE[used]).any(axis=1)]).size:
-            colour = tuple(colours[wrong[0]].tolist())
-            raise DevkitError(path, f"wrong palette: label {wrong[0]} has colour {colour}, not VOC's", remedy)
-    return mask
-
-
-def _read_mat(path: Path) -> np.ndarray:
-    """SBD's mask: field `Segmentation` of the MATLAB structure `GTcls`."""
-    try:
-        mask = scipy.io.loadmat(str(path))["GTcls"][0, 0]["Segmentation"]
-        return np.ascontiguousarray(mask, np.uint8)
-    except Exception as error:  # loadmat answers a damaged file with errors of many kinds
-        raise DevkitError(path, f"not an SBD mask ({error})", REFETCH) from None

@@ -1,1 +1,6 @@
-"""Network modules only; training lives in the module of each step."""
+"""Network modules only; how they are trained stands in the room of each step.
+
+The fully convolutional classifiers (`vgg`, `resnet`, by name in `architectures`), the same weights at a finer stride
+(`dilation`) or with batch norm folded in (`folding`), and the heads of the later stages: CAM, AffinityNet,
+segmentation, difference detection. Sources stand in each file.
+"""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wsseg_core.errors import WorkbookError
+from wsseg_core.base.errors import WorkbookError
 from wsseg_core.nets.dilation import dilate
 from wsseg_core.nets.vgg import FcnVgg16
 

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from wsseg_core.config import ClassifierConfig
-from wsseg_core.errors import WorkbookError
+from wsseg_core.base.config import ClassifierConfig
+from wsseg_core.base.errors import WorkbookError
 from wsseg_core.nets import vgg
 
 

@@ -9,7 +9,7 @@ from itertools import takewhile
 
 from torch import nn
 
-from wsseg_core.errors import WorkbookError
+from wsseg_core.base.errors import WorkbookError
 from wsseg_core.nets.dilation import dilate
 from wsseg_core.nets.vgg import CONV_LAYERS, FcnVgg16
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 from torchvision.ops import Conv2dNormActivation
 
-from wsseg_core.errors import WorkbookError
+from wsseg_core.base.errors import WorkbookError
 from wsseg_core.nets.segmentation import Features, check_masks
 
 

@@ -9,7 +9,7 @@ from copy import deepcopy
 
 from torch import nn
 
-from wsseg_core.errors import WorkbookError
+from wsseg_core.base.errors import WorkbookError
 from wsseg_core.nets.vgg import CONV_LAYERS, FcnVgg16
 
 STRIDES = tuple(2**pools for pools in range(1, len(CONV_LAYERS) + 1))

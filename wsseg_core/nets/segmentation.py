@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import ResNet
 
-from wsseg_core.data.voc import VOID
-from wsseg_core.errors import WorkbookError
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.data.images import VOID
 from wsseg_core.nets.dilation import dilate
 from wsseg_core.nets.vgg import FcnVgg16
 

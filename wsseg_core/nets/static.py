@@ -1,4 +1,4 @@
-"""The network of SSDD's static stage, and its loss: segmentation, and difference detection on its features.
+"""The network of SSDD's static stage: segmentation, and difference detection on its features.
 
 Shimoda & Yanai, "Self-supervised difference detection for weakly-supervised semantic segmentation", ICCV 2019 (SSDD).
 The segmentation network is there for its features; the masks that it would draw are not used.
@@ -9,9 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wsseg_core.difference import change_target, collapsed, difference_loss
 from wsseg_core.nets.difference import DifferenceDetector
-from wsseg_core.nets.segmentation import SegmentationNet, resize_masks, segmentation_loss
+from wsseg_core.nets.segmentation import SegmentationNet, resize_masks
 
 
 class StaticOutput(NamedTuple):
@@ -62,28 +61,3 @@ class StaticNet(nn.Module):
         features = self.segmentation(images.to(memory_format=torch.channels_last))
         small = (resize_masks(masks, features.high.shape[-2:]) for masks in (knowledge, advice))
         return StaticOutput(features.scores, *self.detector(features.detach(), *small))
-
-
-def static_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], exclusion: bool = True) -> Tensor:
-    """L_static of SSDD: segmentation learns K, and the detector where K and A differ.
-
-    Args:
-        model: a `StaticNet`.
-        batch: images, float (B, 3, H, W), normalised; K and A, integer (B, 2, H, W), 0..C or 255; image-level labels,
-            bool (B, C).
-        exclusion: images one of whose classes collapses from K to A, in what the crop shows, teach the detector
-            nothing; see `wsseg_core.difference.collapsed`.
-
-    Returns:
-        float32 scalar, at least 0.
-
-    Raises:
-        WorkbookError: masks of another form.
-    """
-    images, masks, labels = batch
-    knowledge, advice = masks.unbind(1)
-    said = model(images, knowledge, advice)
-    target, valid = change_target(*(resize_masks(mask, said.logits_k.shape[-2:]) for mask in (knowledge, advice)))
-    included = ~collapsed(knowledge, advice, labels).any(1) | (not exclusion)
-    difference = difference_loss(said.logits_k, said.logits_a, target, valid, included)
-    return segmentation_loss(said.scores, knowledge) + difference

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from wsseg_core.config import ToyVocConfig
+from wsseg_core.base.config import ToyVocConfig
+from wsseg_core.base.errors import WorkbookError
 from wsseg_core.data.toy import surroundings
 from wsseg_core.data.toy.objects import CLASSES
 from wsseg_core.data.toy.stage import Scene, Stage
-from wsseg_core.errors import WorkbookError
 
 SPLITS = ("train", "val")
 ATTEMPTS = 50

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from wsseg_core.config import ToyVocConfig
+from wsseg_core.base.config import ToyVocConfig
+from wsseg_core.data.images import VOID
 from wsseg_core.data.toy import surroundings
 from wsseg_core.data.toy.coats import choose_coat
 from wsseg_core.data.toy.objects import CLASSES, DRAW
 from wsseg_core.data.toy.shapes import NO_PART, Coat, Figure, Layer, render
 from wsseg_core.data.toy.vehicles import seated_rider
-
-VOID = 255
 
 
 @dataclass(frozen=True)

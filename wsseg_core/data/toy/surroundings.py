@@ -8,7 +8,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from wsseg_core.config import ToyVocConfig
+from wsseg_core.base.config import ToyVocConfig
 from wsseg_core.data.toy.coats import FUR, PAINT, choose_coat, pick
 from wsseg_core.data.toy.shapes import Coat, Figure, ellipse, smooth, smooth_noise, stroke
 

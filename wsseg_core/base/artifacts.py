@@ -1,0 +1,163 @@
+"""Arrays on disk, one file an image, with the settings that made them.
+
+A store is a folder: `settings.json` says which notebook made it and under which settings, and every image has
+one safetensors file named after its id. Files are written beside their place and moved there, so a file that
+exists under its own name is whole; a killed run finds what it had and computes only what is missing.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save
+
+from wsseg_core.base.errors import WorkbookError
+
+SETTINGS_FILE = "settings.json"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader finds the old content, or the new, and never a part.
+
+    Raises:
+        WorkbookError: the folder cannot be written, or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        with suppress(OSError):
+            temporary.unlink()
+        raise WorkbookError(
+            f"{path}: cannot be written ({reason}); free disk space or make the folder writable, then run again"
+        ) from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically."""
+    write_atomically(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON would give it back: tuples become lists, keys become strings."""
+    return json.loads(json.dumps(value))
+
+
+class ArtifactStore:
+    """Per-image arrays of one stage.
+
+    Use `create` in the stage that makes them and `open` in the stages that read them.
+    """
+
+    def __init__(self, folder: Path, record: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.record = record
+
+    @classmethod
+    def create(cls, folder: Path, settings: Mapping[str, Any], made_by: str) -> "ArtifactStore":
+        """Open a store for writing; one made under other settings is emptied first.
+
+        Args:
+            folder: where it lies.
+            settings: everything that its content depends on, as JSON values.
+            made_by: name of the notebook, told to whoever misses the store.
+
+        Raises:
+            WorkbookError: the folder cannot be emptied or written.
+        """
+        record = {"made_by": made_by, "settings": plain(settings)}
+        old = _read_record(folder)
+        if old != record:
+            _empty(folder)
+            write_json(folder / SETTINGS_FILE, record)
+        return cls(folder, record)
+
+    @classmethod
+    def open(cls, folder: Path, made_by: str, settings: Mapping[str, Any] | None = None) -> "ArtifactStore":
+        """Open a store for reading.
+
+        Args:
+            folder: where it lies.
+            made_by: name of the notebook that makes it.
+            settings: what the reader counts on; only the keys given here are compared.
+
+        Raises:
+            WorkbookError: there is no store here, or it was made under other settings (both values are named).
+        """
+        record = _read_record(folder)
+        if record is None:
+            raise WorkbookError(f"{folder}: missing; run notebook {made_by} first")
+        for key, wanted in plain(settings or {}).items():
+            found = record["settings"].get(key)
+            if found != wanted:
+                raise WorkbookError(
+                    f"{folder}: made with {_difference(key, found, wanted)}; run notebook {made_by} again"
+                )
+        return cls(folder, record)
+
+    def path(self, image_id: str) -> Path:
+        """File of one image."""
+        return self.folder / f"{image_id}.safetensors"
+
+    def has(self, image_id: str) -> bool:
+        """Whether the image's file is there and as long as its header says."""
+        try:
+            with safe_open(self.path(image_id), "numpy"):  # reads the header only
+                return True
+        except (OSError, SafetensorError):
+            return False
+
+    def missing(self, image_ids: Iterable[str]) -> list[str]:
+        """The ids that have no whole file yet, in the order given."""
+        return [image_id for image_id in image_ids if not self.has(image_id)]
+
+    def save(self, image_id: str, **arrays: np.ndarray) -> None:
+        """Write the arrays of one image."""
+        content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        write_atomically(self.path(image_id), content)
+
+    def load(self, image_id: str) -> dict[str, np.ndarray]:
+        """Read the arrays of one image.
+
+        Raises:
+            WorkbookError: the file is missing or cut short.
+        """
+        try:
+            return load_file(self.path(image_id))
+        except (OSError, SafetensorError):
+            raise WorkbookError(
+                f"{self.path(image_id)}: missing or damaged; run notebook {self.record['made_by']} again"
+            ) from None
+
+
+def _empty(folder: Path) -> None:
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise WorkbookError(f"{folder}: cannot be emptied ({reason}); make it writable, then run again") from None
+
+
+def _read_record(folder: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _difference(key: str, found: Any, wanted: Any) -> str:
+    """Name the innermost value that differs, so that the message stays one readable line."""
+    while isinstance(found, dict) and isinstance(wanted, dict):
+        inner = next(k for k in {**wanted, **found} if found.get(k) != wanted.get(k))
+        key, found, wanted = f"{key}.{inner}", found.get(inner), wanted.get(inner)
+    return f"{key} = {found!r}, but this run uses {wanted!r}"

@@ -1,0 +1,340 @@
+"""Multi-label classification from image-level labels, DCSM sections 3.2 and 4.2.
+
+A fully convolutional network, VGG-16 in the paper, scores every position of an image; the maximum over the positions is
+the score of the class, and a sigmoid cross entropy compares it with the label. Nothing here knows where an object is.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import average_precision_score
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from wsseg_core.base.artifacts import ArtifactStore
+from wsseg_core.base.config import ClassifierConfig
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.classify.training import Hardware, Key, Recipe, fit, new_optimizer, read_checkpoint
+from wsseg_core.data.run import Run
+from wsseg_core.data.transforms import resize_and_pad
+from wsseg_core.data.voc import VocDevkit
+from wsseg_core.nets.architectures import architecture_of
+
+NOTEBOOK = "01_training"
+Network = TypeVar("Network", bound=nn.Module)
+STRIDE = 32  # of the score map; training sizes are multiples of it
+
+
+class LabelledImages(Dataset):
+    """Augmented images with their image-level labels, indexed by (step, index of the image).
+
+    All images of a step share one size, drawn from `resize_range`, so that they make a batch (DCSM 3.2). The ratio
+    depends on (seed, step) and the flip on (seed, step, index), never on what was drawn before.
+    """
+
+    def __init__(self, devkit: VocDevkit, ids: list[str], size: int, config: ClassifierConfig, seed: int) -> None:
+        self.devkit, self.ids, self.size, self.config, self.seed = devkit, ids, size, config, seed
+        self.labels = torch.from_numpy(devkit.label_matrix(ids)).float()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
+        """Image, float32 (3, s, s), and labels, float32 (C,) of 0 and 1."""
+        step, index = key
+        ratio = np.random.default_rng([self.seed, step]).uniform(*self.config.resize_range)
+        size = max(1, round(self.size * ratio / STRIDE)) * STRIDE
+        image = resize_and_pad(self.devkit.image(self.ids[index]), size)
+        if self.config.flip and np.random.default_rng([self.seed, step, index]).random() < 0.5:
+            image = image.flip(2)
+        return image, self.labels[index]
+
+
+def image_scores(score_map: Tensor) -> Tensor:
+    """Global max pooling: scores of the image, (B, C), from its score map (B, C, h, w)."""
+    return score_map.amax(dim=(2, 3))
+
+
+def classification_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Sigmoid cross entropy, summed over classes and averaged over the images, DCSM equations 1 and 2."""
+    images, labels = batch
+    scores = image_scores(model(images.to(memory_format=torch.channels_last)))
+    return F.binary_cross_entropy_with_logits(scores.float(), labels, reduction="none").sum(1).mean()
+
+
+def train_classifier(run: Run, devices: int = 1) -> list[dict[str, Any]]:
+    """Train in the paper's two phases, first the head (VGG: above pool5) and then all, or resume where a run stopped.
+
+    Args:
+        run: the run; its validation images measure the average precision along the way.
+        devices: processes or GPUs.
+
+    Returns:
+        The learning curve of both phases: `phase`, `step`, `loss`, and `ap/<class>` where it was validated.
+    """
+    config = run.profile.classifier
+    ArtifactStore.create(run.artifacts("classifier"), classifier_settings(run), NOTEBOOK)
+    model = new_classifier(config, run.devkit.num_classes, run.seed)
+    history = []
+    for phase, steps, parameters in (
+        ("head", config.head_steps, architecture_of(config).head_parameters(model)),
+        ("all", config.steps, list(model.parameters())),
+    ):
+        if steps == 0:
+            continue
+        model.requires_grad_(False)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        recipe = _recipe(run, parameters, steps, phase)
+        hardware = Hardware(config.precision, devices, config.workers)
+        curve = fit(model, recipe, checkpoint_path(run, phase), hardware, f"training ({phase} layers)")
+        history += [{"phase": phase} | row for row in curve]
+    return history
+
+
+def classifier_settings(run: Run) -> dict[str, Any]:
+    """What the trained weights depend on."""
+    config = asdict(run.profile.classifier)
+    for name in ("threshold", "workers", "checkpoint_every", "validate_every"):
+        del config[name]
+    return run.settings("classify.classifier", classes=run.devkit.classes, classifier=config)
+
+
+def checkpoint_path(run: Run, phase: str = "all") -> Path:
+    """File of the training state after a phase."""
+    return run.artifacts("classifier") / f"{phase}.ckpt"
+
+
+def _recipe(run: Run, parameters: list[nn.Parameter], steps: int, phase: str) -> Recipe:
+    config = run.profile.classifier
+    optimizer, schedule = make_optimizer(config, parameters, steps)
+    return Recipe(
+        loss=classification_loss,
+        dataset=LabelledImages(run.devkit, run.train_ids, run.profile.data.image_size, config, run.seed),
+        optimizer=optimizer,
+        schedule=schedule,
+        steps=steps,
+        batch_size=config.batch_size,
+        seed=run.seed,
+        validate=partial(average_precisions, run=run),
+        validate_every=config.validate_every,
+        checkpoint_every=config.checkpoint_every,
+        settings=classifier_settings(run) | {"phase": phase},
+    )
+
+
+def new_classifier(config: ClassifierConfig, num_classes: int, seed: int) -> nn.Module:
+    """An untrained network: random, with ImageNet's weights, or with those of a checkpoint.
+
+    Raises:
+        WorkbookError: an unknown architecture, or weights that are missing, cannot be downloaded, or belong to another
+            architecture.
+    """
+    architecture = architecture_of(config)
+    torch.manual_seed(seed)
+    model = architecture.build(config, num_classes)
+    if config.weights == "imagenet":
+        try:
+            architecture.load_imagenet_weights(model, _imagenet_state(architecture.imagenet))
+        except ValueError as error:
+            raise WorkbookError(
+                f"classifier.weights = 'imagenet' does not fit: {error}; use weights = 'random'"
+            ) from None
+    elif config.weights != "random":
+        load_weights(model, Path(config.weights))
+    return model
+
+
+def other_network(run: Run) -> Run:
+    """The same run with the profile's second network as its classifier, in a folder below its own.
+
+    A network that starts at random is trained as a whole from the first step.
+    """
+    other = run.profile.other_network
+    classifier = replace(
+        run.profile.classifier,
+        architecture=other.architecture,
+        width=other.width,
+        weights=other.weights,
+        head_steps=0 if other.weights == "random" else run.profile.classifier.head_steps,
+        steps=other.steps,
+    )
+    saliency = replace(run.profile.saliency, layers=other.layers, other_sizes=())
+    profile = replace(run.profile, classifier=classifier, saliency=saliency)
+    return replace(run, profile=profile, folder=run.folder / other.architecture)
+
+
+def _imagenet_state(name: str) -> dict[str, Tensor]:
+    from torchvision.models import get_weight
+
+    weights = get_weight(name)
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise WorkbookError(
+            f"{weights.url}: cannot be downloaded ({error}); put the file into {folder} by hand and run again"
+        ) from None
+
+
+def load_weights(model: nn.Module, path: Path) -> dict[str, Any]:
+    """Load the network of a checkpoint, in place, and return the whole checkpoint.
+
+    Raises:
+        WorkbookError: no checkpoint there, or one of another architecture.
+    """
+    state = read_checkpoint(path)
+    shapes = [
+        {name: tuple(value.shape) for name, value in table.items()} for table in (state["model"], model.state_dict())
+    ]
+    for name in {**shapes[0], **shapes[1]}:
+        found, wanted = shapes[0].get(name, "absent"), shapes[1].get(name, "absent")
+        if found != wanted:
+            raise WorkbookError(
+                f"{path}: weights of another architecture ({name} is {found}, the network here has {wanted}); "
+                "use the profile that they were trained with"
+            )
+    model.load_state_dict(state["model"])
+    return state
+
+
+def make_optimizer(
+    config: ClassifierConfig, parameters: list[nn.Parameter], steps: int, stage: str = "classifier"
+) -> tuple[Optimizer, LRScheduler]:
+    """SGD at a constant rate (DCSM 4.2), or AdamW in one cycle, which trains from scratch in minutes.
+
+    Args:
+        config: optimiser, schedule and their values.
+        parameters: to train.
+        steps: of the optimiser in all.
+        stage: table of the profile that the values are from.
+
+    Raises:
+        WorkbookError: an unknown optimiser or schedule.
+    """
+    rate = config.learning_rate
+    group = {"params": parameters, "lr": rate}
+    optimizer = new_optimizer(config.optimizer, [group], config.momentum, config.weight_decay, stage)
+    if config.schedule == "constant":
+        return optimizer, LambdaLR(optimizer, _constant)
+    if config.schedule == "one_cycle":
+        return optimizer, OneCycleLR(optimizer, rate, total_steps=steps + 1)
+    raise WorkbookError(f"{stage}.schedule {config.schedule!r} is unknown; use 'constant' or 'one_cycle'")
+
+
+def _constant(step: int) -> float:
+    return 1.0
+
+
+def load_classifier(run: Run) -> nn.Module:
+    """The trained network of a run, in evaluation mode.
+
+    Raises:
+        WorkbookError: not trained yet, not to its end, or under other settings.
+    """
+    config = replace(run.profile.classifier, weights="random")
+    model = new_classifier(config, run.devkit.num_classes, run.seed)
+    return load_trained(model, checkpoint_path(run), classifier_settings(run), config.steps, NOTEBOOK)
+
+
+def load_trained(model: Network, path: Path, settings: Mapping[str, Any], steps: int, made_by: str) -> Network:
+    """Give a network of this workbook the weights of its training, in place, and put it into evaluation mode.
+
+    Args:
+        model: of the right architecture.
+        path: of the checkpoint.
+        settings: under which it must have been trained.
+        steps: after which its training is over.
+        made_by: the notebook that trains it.
+
+    Raises:
+        WorkbookError: not trained yet, not to its end, or under other settings.
+    """
+    ArtifactStore.open(path.parent, made_by, settings)
+    if load_weights(model, path)["step"] < steps:
+        raise WorkbookError(f"{path}: training did not finish; run notebook {made_by} again, it will resume")
+    return model.eval()
+
+
+def classifier_from_checkpoint(path: Path) -> tuple[nn.Module, list[str]]:
+    """The network of a checkpoint and the names of its classes, without the run that trained it.
+
+    Raises:
+        WorkbookError: no checkpoint of a classifier.
+    """
+    settings = read_checkpoint(path)["settings"]
+    known = {field.name for field in fields(ClassifierConfig)}
+    if not {"classifier", "classes"} <= settings.keys() or not settings["classifier"].keys() <= known:
+        raise WorkbookError(f"{path}: weights of another network; give the classifier's all.ckpt")
+    config = ClassifierConfig(**settings["classifier"] | {"weights": "random"})
+    model = new_classifier(config, len(settings["classes"]), seed=0)
+    load_weights(model, path)
+    return model.eval(), settings["classes"]
+
+
+def class_probabilities(model: nn.Module, devkit: VocDevkit, ids: list[str], size: int, batch_size: int) -> np.ndarray:
+    """Sigmoid scores of images at one input size, float32 (n, C) in [0, 1]."""
+    like = next(model.parameters())  # for its device and precision
+    rows = []
+    with torch.inference_mode():
+        for start in tqdm(range(0, len(ids), batch_size), desc="classifying", mininterval=1.0):
+            images = [resize_and_pad(devkit.image(image_id), size) for image_id in ids[start : start + batch_size]]
+            score_map = model(torch.stack(images).to(like).to(memory_format=torch.channels_last))
+            rows.append(image_scores(score_map).sigmoid().float().cpu().numpy())
+    return np.concatenate(rows)
+
+
+def average_precisions(model: nn.Module, run: Run) -> dict[str, float]:
+    """Average precision of every class on the validation images, `ap/<class>` in [0, 1]; NaN for an absent class."""
+    labels = run.devkit.label_matrix(run.val_ids)
+    scores = class_probabilities(model, run.devkit, run.val_ids, run.profile.data.image_size, batch_size=32)
+    return {
+        f"ap/{name}": float(average_precision_score(labels[:, c], scores[:, c])) if labels[:, c].any() else float("nan")
+        for c, name in enumerate(run.devkit.classes)
+    }
+
+
+def mean_average_precision_interval(
+    labels: np.ndarray, scores: np.ndarray, samples: int = 1000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Mean average precision over the classes, with the 95 % interval of a bootstrap over images.
+
+    A plain tuple and no `metrics.Interval`: what trains does not import the module that reads masks.
+
+    Args:
+        labels: (n, C) of 0 and 1.
+        scores: float (n, C), higher where the class is more likely.
+        samples: resamples of the images.
+        seed: of the resamples.
+
+    Returns:
+        The value and the ends of its interval, in [0, 1]. A class without an image is left out, in a resample too.
+    """
+    count = len(labels)
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), samples)
+    weights = np.vstack([np.ones(count), drawn])  # (1 + samples, n), how often each image counts
+    by_class = np.array([_weighted_precision(*pair, weights) for pair in zip(labels.T, scores.T, strict=True)])
+    known = np.isfinite(by_class)  # (C, 1 + samples)
+    total, classes = np.where(known, by_class, 0).sum(0), known.sum(0)
+    value, *draws = np.divide(total, classes, out=np.full_like(total, np.nan), where=classes > 0)
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    return float(value), float(low), float(high)
+
+
+def _weighted_precision(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Average precision of one class under many weightings of the images (samples, n); NaN without a positive."""
+    order = np.argsort(-scores, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(scores[order]), 1))  # of the images that share a score
+    found = np.cumsum(weights[:, order] * labels[order], axis=1)[:, last]  # (samples, thresholds)
+    shown = np.cumsum(weights[:, order], axis=1)[:, last]
+    gained = np.diff(found, axis=1, prepend=0) * found / np.maximum(shown, 1)
+    return np.divide(gained.sum(1), found[:, -1], out=np.full(len(weights), np.nan), where=found[:, -1] > 0)

@@ -1,0 +1,120 @@
+"""Names of rows for people: `net_psa_crf` is "network on PSA seeds, CRF" in every table, figure and axis.
+
+CSV files keep the short names of `claims`, by which rows are found again.
+"""
+
+import re
+from collections.abc import Callable
+
+import pandas as pd
+
+COLUMNS = ("row", "label", "name", "left", "right", "against", "rival", "method")  # of tables, that hold names of rows
+
+NAMES = {
+    "simonyan": "input gradient (Simonyan et al.)",
+    "simonyan_grabcut": "input gradient, GrabCut",
+    "dcsm": "DCSM",
+    "dcsm_crf_tuned": "DCSM, CRF tuned on train masks",
+    "dcsm_crf_unscaled": "DCSM, CRF widths not scaled",
+    "bp": "BP",
+    "gbp": "guided BP",
+    "gbp_only": "guided BP, not subtracted",
+    "fcn_mil": "FCN-MIL",
+    "fcn_mil_ilp": "FCN-MIL, image-level prior",
+    "fcn_gbp": "FCN with GBP",
+    "zof": "zoom-out features, mi-SVM",
+    "zof_gbp": "ZOF with GBP",
+}
+SEEDS = {
+    "cam": "CAM seeds",
+    "psa": "PSA seeds",
+    "dcsm": "DCSM seeds",
+    "static": "static seeds",
+    "static_no_bias": "static seeds, no biases",
+    "static_no_exclusion": "static seeds, collapsing images kept",
+    "static_knowledge": "static seeds, only K asked",
+    "static_training_bias": "static seeds, bias of the dynamic stage",
+}
+NETWORKS = {
+    "psa": "network on PSA seeds",
+    "psa_crf_seeds": "network on PSA seeds with CRF",
+    "static": "network on static seeds",
+    "dcsm_seeds": "network on DCSM seeds with CRF",
+    "supervised": "network on true masks",
+    "dynamic": "dynamic refinement",
+    "dynamic_one_module": "dynamic, one module",
+    "dynamic_seed_target": "dynamic, second module against the seed",
+    "dynamic_fixed_seed": "dynamic, seed fixed (control)",
+}
+ORDERS = {
+    "subtract_then_normalise": "subtract, then normalise",
+    "normalise_then_subtract": "normalise, then subtract",
+    "both": "normalise before and after",
+    "joint": "one joint maximum",
+    "released": "as the released code",
+}
+ARCHITECTURES = {"vgg16": "VGG-16", "resnet18": "ResNet-18"}
+
+
+def _with_crf(known: dict[str, str]) -> Callable[..., str]:
+    return lambda name, crf=None: known.get(name, name.replace("_", " ")) + (", CRF" if crf else "")
+
+
+def _sizes(ratios: str) -> str:
+    return f"input of {ratios.replace('-', ', ')} %"
+
+
+# What a name looks like, and the words for its parts; the first form that fits is taken.
+FORMS: tuple[tuple[str, Callable[..., str]], ...] = (
+    (r"net_(.+?)(_crf)?", _with_crf(NETWORKS)),
+    (r"(.+?)(_crf)?_seed", _with_crf(SEEDS)),
+    (r"(\w+)-alpha([\d.]+)", lambda name, alpha: f"{row_label(name)}, α = {alpha}"),
+    (r"block(\d)", "block {}".format),
+    (r"blocks(\d)-(\d)", "blocks {} to {}".format),
+    (r"sizes?([\d-]+)", _sizes),
+    (r"n(\d+)", "N = {}".format),
+    (r"order-(\w+)", lambda order: ORDERS.get(order, order.replace("_", " "))),
+    (r"combine-(\w+)-(\w+)", lambda how, foreground: f"{how.replace('_', ' ')}, foreground: {foreground}"),
+    (r"fcn_mil-(\w+)", "FCN-MIL, {}".format),
+    (rf"({'|'.join(ARCHITECTURES)})_(.+)", lambda network, name: f"{ARCHITECTURES[network]}: {row_label(name)}"),
+    (r"(.+)_crf", lambda name: f"{row_label(name)}, CRF"),
+)
+
+
+def row_label(name: str) -> str:
+    """What a row is called where people read it; a name that is not of `claims` stays as it is.
+
+    Args:
+        name: of scores, as in `wsseg_core.evaluate.claims`.
+    """
+    if name in NAMES:
+        return NAMES[name]
+    for form, words in FORMS:
+        if match := re.fullmatch(form, name):
+            return words(*match.groups())
+    return name
+
+
+def network_label(name: str) -> str:
+    """What a segmentation network is called, by the name of its folder: `label` of its scores."""
+    return row_label(f"net_{name}")
+
+
+def labelled(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same table with words in place of names: in the columns of `COLUMNS` and in `network`, and in headers.
+
+    A header that says whose numbers stand below it ends in " ours" or " published": see `tables.class_table`.
+    """
+    words = {column: frame[column].map(_label_of(row_label)) for column in COLUMNS if column in frame}
+    if "network" in frame:
+        words["network"] = frame["network"].map(_label_of(network_label))
+    return frame.assign(**words).rename(columns=_header)
+
+
+def _header(column: str) -> str:
+    name, _, whose = str(column).rpartition(" ")
+    return f"{row_label(name)} {whose}" if name and whose in ("ours", "published") else column
+
+
+def _label_of(words: Callable[[str], str]) -> Callable[[object], object]:
+    return lambda name: words(name) if isinstance(name, str) else name

@@ -1,0 +1,126 @@
+"""What becomes of a claim: verdicts come from the paired bootstrap alone, never from a reading of the table."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pandas as pd
+
+from wsseg_core.base.artifacts import write_json
+from wsseg_core.evaluate.claims import CLAIMS, Claim, Relation
+from wsseg_core.evaluate.metrics import REQUIRED_DETAILS, Interval, Scores, paired_bootstrap
+
+
+class Outcome(StrEnum):
+    """What the measurements say of a claim."""
+
+    HOLDS = "holds"
+    FAILS = "does not hold"
+    UNDECIDED = "undecided"
+    NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a claim.
+
+    Attributes:
+        claim: the statement.
+        outcome: what the paired bootstrap says.
+        rival: the scores that decided: the one that speaks loudest against the claim.
+        difference: left - rival, points of mean IoU, with its 95 % interval; None when not measured.
+        missing: names of the scores that were not measured.
+        details: split, protocol and the like of the left side.
+    """
+
+    claim: Claim
+    outcome: Outcome
+    rival: str = ""
+    difference: Interval | None = None
+    missing: tuple[str, ...] = ()
+    details: Mapping[str, object] | None = None
+
+
+def judge(claim: Claim, scores: Mapping[str, Scores], *, samples: int = 1000, seed: int = 0) -> Verdict:
+    """Decide a claim by the 95 % interval of paired differences over images.
+
+    `greater` and `best_of` hold if every interval lies above 0, fail if one lies below 0, and are undecided
+    otherwise. `unbeaten` holds unless an interval lies below 0: it says that there is no gain to be seen elsewhere.
+
+    Raises:
+        WorkbookError: scores that were not measured on the same images.
+    """
+    rivals = _rivals(claim, scores)
+    missing = tuple(name for name in (claim.left, *rivals) if name not in scores)
+    if missing:
+        return Verdict(claim, Outcome.NOT_MEASURED, missing=missing)
+    left = scores[claim.left]
+    differences = {name: paired_bootstrap(left, scores[name], samples, seed) for name in rivals}
+    rival, outcome = _decide(claim.relation, differences)
+    return Verdict(claim, outcome, rival, differences[rival], details=left.details)
+
+
+def _rivals(claim: Claim, scores: Mapping[str, Scores]) -> list[str]:
+    """Names on the right, patterns replaced by what was measured; if that is nothing, they stay as they are."""
+    rivals = []
+    for name in claim.right:
+        pattern = "*" in name or "[" in name
+        rivals += [key for key in scores if fnmatchcase(key, name) and key != claim.left] if pattern else [name]
+    return rivals or list(claim.right)
+
+
+def _decide(relation: Relation, differences: Mapping[str, Interval]) -> tuple[str, Outcome]:
+    rival = min(differences, key=lambda name: differences[name].high)
+    if differences[rival].high < 0:
+        return rival, Outcome.FAILS
+    if relation is Relation.UNBEATEN:
+        return rival, Outcome.HOLDS
+    rival = min(differences, key=lambda name: differences[name].low)
+    return rival, Outcome.HOLDS if differences[rival].low > 0 else Outcome.UNDECIDED
+
+
+def judge_all(
+    claims: Sequence[Claim], scores: Mapping[str, Scores], *, samples: int = 1000, seed: int = 0
+) -> list[Verdict]:
+    """`judge` every claim, in order."""
+    return [judge(claim, scores, samples=samples, seed=seed) for claim in claims]
+
+
+def claims_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
+    """One line a claim: what it says, the verdict, and the difference that decided, in points of mean IoU."""
+    nothing = Interval(math.nan, math.nan, math.nan)
+    rows = []
+    for verdict in verdicts:
+        claim, difference = verdict.claim, verdict.difference or nothing
+        against = verdict.rival or "missing: " + ", ".join(verdict.missing)
+        row: dict[str, object] = {
+            "claim": claim.text,
+            "verdict": str(verdict.outcome),
+            "left": claim.left,
+            "against": against,
+        }
+        row |= {"difference": difference.value, "low": difference.low, "high": difference.high}
+        details = verdict.details or {}
+        rows.append(row | {"source": claim.source} | {key: details.get(key) for key in REQUIRED_DETAILS})
+    return pd.DataFrame(rows)
+
+
+def verdict_table(scores: Mapping[str, Scores], claim_ids: Sequence[str], samples: int = 1000) -> pd.DataFrame:
+    """What the paired bootstrap says of some claims, without the columns that all rows share.
+
+    Args:
+        scores: by the names of `wsseg_core.evaluate.claims`.
+        claim_ids: which of `CLAIMS`.
+        samples: resamples of the bootstrap.
+    """
+    claims = [claim for claim in CLAIMS if claim.id in claim_ids]
+    table = claims_table(judge_all(claims, scores, samples=samples))
+    return table[["claim", "verdict", "left", "against", "difference", "low", "high"]]
+
+
+def write_claims(path: Path, verdicts: Sequence[Verdict]) -> None:
+    """Write the verdicts as JSON, in order: the fields of `Verdict`, those of the claim among them."""
+    write_json(path, [asdict(verdict) for verdict in verdicts])

@@ -1,0 +1,253 @@
+"""The dynamic stage of SSDD: a segmentation network corrects the masks that it learns from while it learns.
+
+Shimoda & Yanai, "Self-supervised difference detection for weakly-supervised semantic segmentation", ICCV 2019 (SSDD).
+`wsseg_core.refine.dynamic_step` has the method; here it is trained on the images of a run.
+
+Departure: encoder and both heads start from a network that was trained on the static result, because SSDD's 41 epochs
+are too many for a laptop; the detectors start at random.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wsseg_core.base.artifacts import ArtifactStore
+from wsseg_core.base.config import Profile
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.parallel import cpu_count
+from wsseg_core.classify.classifier import load_trained, new_classifier
+from wsseg_core.classify.training import Hardware, Recipe, fit
+from wsseg_core.crf.pool import CrfPool
+from wsseg_core.data.run import Run
+from wsseg_core.nets.dynamic import DynamicNet
+from wsseg_core.nets.segmentation import SegmentationNet, resize_masks
+from wsseg_core.refine.difference import training_biases
+from wsseg_core.refine.dynamic_step import DynamicSetting, DynamicStep
+from wsseg_core.segment.predictions import (
+    SegmentationImageMaps,
+    grid_log_probabilities,
+    inference_sizes,
+    input_size,
+    segmentation_setting,
+)
+from wsseg_core.segment.retraining import (
+    check_pseudo_labels,
+    checkpoint_path,
+    load_segmentation,
+    network_folder,
+    network_settings,
+    new_network,
+    pseudo_label_recipe,
+    scaled,
+)
+
+NOTEBOOK = "08_dynamic_refinement"
+SNAPSHOTS = 8  # on the way, at equal intervals
+
+
+def dynamic_settings(profile: Profile) -> list[DynamicSetting]:
+    """The stage, its ablations, and the control, a row of a table each; the same under every profile."""
+    return [
+        DynamicSetting("dynamic"),
+        DynamicSetting("dynamic_one_module", second_module=False),
+        DynamicSetting("dynamic_seed_target", second_target="seed"),
+        DynamicSetting("dynamic_fixed_seed", refinement=False),
+    ]
+
+
+def train_dynamic(
+    run: Run,
+    setting: DynamicSetting,
+    seed: ArtifactStore,
+    start: str,
+    start_made_by: str,
+    devices: int = 1,
+    workers: int | None = None,
+) -> list[dict[str, Any]]:
+    """Train the dynamic stage on the run's training images, or resume where a run stopped.
+
+    What is not in `DynamicConfig` is as in `train_segmentation`; the CRF is the profile's `seed_crf`.
+
+    Args:
+        run: the run.
+        setting: the stage or an ablation.
+        seed: the fixed seed m^0 of every training image, see `PseudoLabelled`.
+        start: name of the trained segmentation network to start from.
+        start_made_by: the notebook that trained it.
+        devices: processes or GPUs.
+        workers: processes for the CRFs, each device's own; all cores, shared by the devices, when left out.
+
+    Returns:
+        The learning curve: `step`, `loss`, and `learning_rate` (the encoder's); and, with each of `snapshots`, `step`,
+        `seconds` since the one before, and `crf_wait`, those of them in which the training stood still for CRFs. The
+        last two are measured and differ from run to run.
+
+    Raises:
+        WorkbookError: no network to start from, an image without a seed, seeds that are void everywhere, or a worker
+            that died.
+    """
+    check_pseudo_labels(seed, run.train_ids)
+    network = load_segmentation(run, start, start_made_by)
+    earlier = {"masks": seed.record, "start": ArtifactStore.open(network_folder(run, start), start_made_by).record}
+    settings = training_settings(run, setting) | earlier
+    store = ArtifactStore.create(network_folder(run, setting.name), settings, NOTEBOOK)
+    common = run.profile.classifier
+    hardware = Hardware(common.precision, devices, common.workers)
+    with CrfPool(run.profile.seed_crf, workers or max(1, cpu_count() // devices)) as pool:
+        step = _new_step(run, setting, network, pool)
+        if not store.has(_snapshot_name(0)):
+            _save_snapshot(run, store, step, 0)
+        recipe = _recipe(run, step, seed, store)
+        return fit(step, recipe, checkpoint_path(run, setting.name), hardware, f"training {setting.name}")
+
+
+def _recipe(run: Run, step: DynamicStep, seed: ArtifactStore, store: ArtifactStore) -> Recipe:
+    own = asdict(run.profile.dynamic)
+    del own["warmup_steps"]
+    config = replace(run.profile.segmentation, **own)
+    net, network = step.net, step.net.segmentation
+    parts = network.encoder, [network.head, net.sub_head, net.detectors]
+    recipe = pseudo_label_recipe(run, _loss, [seed], config, parts, store.record["settings"])
+
+    def validate(_: nn.Module) -> dict[str, float]:
+        _save_snapshot(run, store, step, recipe.schedule.last_epoch)
+        return step.pool.lap()
+
+    return replace(recipe, validate=validate, validate_every=-(-config.steps // SNAPSHOTS))
+
+
+def _new_step(run: Run, setting: DynamicSetting, start: SegmentationNet, pool: CrfPool) -> DynamicStep:
+    torch.manual_seed(run.seed)
+    net = DynamicNet(start, run.profile.difference.channels, setting.modules)
+    biases, warmup = training_biases(run.profile.difference), run.profile.dynamic.warmup_steps
+    return DynamicStep(net, setting, biases, pool, warmup)
+
+
+def _loss(step: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    return step(*batch)
+
+
+def crf_share(history: Sequence[Mapping[str, Any]]) -> float:
+    """Share of the time of a training, in [0, 1], in which it stood still for CRFs; 0 where nothing was measured.
+
+    Args:
+        history: what `train_dynamic` returned. What lies between a kill and the last checkpoint is not counted.
+    """
+    rows = [row for row in history if "crf_wait" in row]
+    return sum(row["crf_wait"] for row in rows) / max(sum(row["seconds"] for row in rows), 1e-9)
+
+
+def training_settings(run: Run, setting: DynamicSetting) -> dict[str, Any]:
+    """What the network depends on; seed and start come on top. A segmentation network's, and the stage's own."""
+    names = ("channels", "training_advice")
+    own = {
+        "setting": asdict(setting),
+        "dynamic": asdict(run.profile.dynamic),
+        "difference": {name: getattr(run.profile.difference, name) for name in names},
+        "crf": asdict(run.profile.seed_crf),
+    }
+    return network_settings(run) | {"dynamic": run.settings("refine.dynamic_stage", **own)}
+
+
+def load_dynamic(run: Run, setting: DynamicSetting) -> SegmentationNet:
+    """Encoder and main branch as `train_dynamic` left them, in evaluation mode; the `model` of `extract_predictions`.
+
+    Raises:
+        WorkbookError: not trained yet, not to its end, or under other settings.
+    """
+    return _trained_step(run, setting).net.segmentation
+
+
+def _trained_step(run: Run, setting: DynamicSetting) -> DynamicStep:
+    classifier = new_classifier(replace(run.profile.classifier, weights="random"), run.devkit.num_classes, run.seed)
+    step = _new_step(run, setting, new_network(run, classifier), CrfPool(run.profile.seed_crf, workers=1))
+    path, settings = checkpoint_path(run, setting.name), training_settings(run, setting)
+    return load_trained(step, path, settings, run.profile.dynamic.steps, NOTEBOOK)
+
+
+def _save_snapshot(run: Run, store: ArtifactStore, step: DynamicStep, number: int) -> None:
+    """Write what the main branch draws of a few images after a number of steps."""
+    plain, masks = segmentation_setting(run.profile, "snapshot"), {}
+    for image_id in _snapshot_ids(run):
+        image, drawn = run.devkit.image(image_id), run.devkit.labels(image_id) > 0
+        said = grid_log_probabilities(step.net.segmentation, image, _sizes(run), flip=False).cpu()
+        masks[image_id] = SegmentationImageMaps(image, said, drawn).mask(plain)
+    store.save(_snapshot_name(number), **masks)
+
+
+@lru_cache(maxsize=4)  # it looks at the labels of all images
+def _snapshot_ids(run: Run) -> list[str]:
+    """The first few training images of several classes, or of one where those are too few."""
+    several_first = np.argsort(run.devkit.label_matrix(run.train_ids).sum(1) <= 1, kind="stable")
+    return [run.train_ids[index] for index in several_first[: run.profile.sweeps.example_images]]
+
+
+def _snapshot_name(number: int) -> str:
+    return f"step{number:07d}"
+
+
+def _sizes(run: Run) -> tuple[int, ...]:
+    """Scale 1 alone."""
+    return inference_sizes(replace(run.profile.segmentation, scales=(1.0,)))
+
+
+def snapshots(run: Run, name: str) -> dict[int, dict[str, np.ndarray]]:
+    """What the main branch drew of a few training images on its way, within their labels and without a CRF.
+
+    Args:
+        run: the run.
+        name: of the setting.
+
+    Returns:
+        By step, from 0, the network that it started from, in about 8 intervals; by image id: uint8 (H, W), 0..C.
+
+    Raises:
+        WorkbookError: nothing was trained under this name.
+    """
+    store = ArtifactStore.open(network_folder(run, name), NOTEBOOK)
+    names = sorted(path.stem for path in store.folder.glob("step*.safetensors"))
+    return {int(name.removeprefix("step")): store.load(name) for name in names}
+
+
+@dataclass(frozen=True)
+class ImageSteps:
+    """The masks of one image in both steps, each uint8 (H, W), 0..C or 255.
+
+    Attributes:
+        prediction: m^r, of the main branch, within the labels of the image.
+        crf: the same after the CRF.
+        first: result of step 1.
+        seed: m^0.
+        second: result of step 2.
+    """
+
+    prediction: np.ndarray
+    crf: np.ndarray
+    first: np.ndarray
+    seed: np.ndarray
+    second: np.ndarray
+
+
+@torch.no_grad()
+def refine_image(run: Run, setting: DynamicSetting, seed: ArtifactStore, image_id: str) -> ImageSteps:
+    """Both steps of a trained network on one training image, not augmented, for pictures.
+
+    Raises:
+        WorkbookError: a setting without both steps, or the errors of `load_dynamic`.
+    """
+    if setting.modules < 2:
+        raise WorkbookError(f"{setting.name}: it does not take both steps of refinement; use a setting that does")
+    step, image = _trained_step(run, setting), run.devkit.image(image_id)
+    mask = torch.from_numpy(seed.load(image_id)["mask"])[None]
+    size = input_size(image, _sizes(run)[0])
+    labels = torch.from_numpy(run.devkit.labels(image_id) > 0)
+    half = step.look(scaled(image, size)[None], resize_masks(mask, size), labels[None])
+    first, _ = step.first_step(half)
+    second, _ = step.second_step(half, first)
+    drawn = (half.prediction, half.advice, first, mask, second)
+    return ImageSteps(*(resize_masks(masks, image.shape[:2])[0].numpy() for masks in drawn))

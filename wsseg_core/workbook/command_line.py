@@ -1,0 +1,260 @@
+"""The command line `wsseg`. Each command imports what it needs when it is called, so that --help answers at once."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wsseg_core.base.errors import WorkbookError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="""From image-level labels to segmentation masks, step by step.
+
+    The steps are notebooks; this command line runs them, and the parts of them that are useful alone.
+
+    Start here:
+
+    - wsseg run: every notebook on the toy data set, then the report
+
+    - wsseg tables: the tables of that run
+
+    - wsseg COMMAND --help: what a command does, with examples
+    """,
+)
+data_app = typer.Typer(no_args_is_help=True, help="Draw, download or check a data set.")
+app.add_typer(data_app, name="data")
+
+ProfileOption = Annotated[str, typer.Option(help="smoke, toy, voc, or the TOML file of a profile of your own.")]
+SeedOption = Annotated[int, typer.Option(help="Repetition; 0 is the one that the report shows.")]
+ResultsOption = Annotated[str, typer.Option(help="Folder of all results, relative to the workbook's.")]
+
+
+def main() -> None:
+    """Run the command line; a problem that the user can mend is told in one line, and the exit status is 1."""
+    try:
+        app()
+    except WorkbookError as error:
+        sys.exit(f"wsseg: {error}")
+
+
+@data_app.command("toyvoc")
+def data_toyvoc(profile: ProfileOption = "toy") -> None:
+    """Draw the procedural data set; one that is whole is kept.
+
+    Its factors (co-occurrence, occlusion, noise and others) are in the table `toyvoc` of the profile: copy
+    wsseg_core/profiles/toy.toml, change one, and see which part of the method breaks.
+
+        wsseg data toyvoc --profile smoke
+    """
+    from wsseg_core.data.run import open_run
+
+    devkit = open_run(profile).devkit
+    typer.echo(f"{devkit.root}: {devkit.num_classes} classes")
+
+
+@data_app.command("fetch")
+def data_fetch(
+    dataset: Annotated[str, typer.Argument(help="Only voc: VOC 2012 with the SBD masks.")],
+    archives: Annotated[Path | None, typer.Option(help="Folder of archives that you have already.")] = None,
+    folder: Annotated[Path, typer.Option(help="Where to unpack.")] = Path("data"),
+    only: Annotated[str, typer.Option(help="Just the images of a list, data/lists/ONLY_*.txt: animals.")] = "",
+) -> None:
+    """Download a data set, or unpack archives that lie here already; their hashes are checked either way.
+
+    A download that broke off goes on where it stopped.
+
+        wsseg data fetch voc
+
+        wsseg data fetch voc --archives ~/Downloads
+
+        wsseg data fetch voc --only animals
+    """
+    from wsseg_core.data.download import fetch_subset, fetch_voc
+
+    if dataset != "voc":
+        raise WorkbookError(f"no data set {dataset!r} to fetch; use: wsseg data fetch voc")
+    typer.echo(fetch_subset(only, folder, archives) if only else fetch_voc(folder, archives))
+
+
+@data_app.command("check")
+def data_check(
+    root: Annotated[
+        Path | None, typer.Argument(help="Folder that holds JPEGImages; the profile's if left out.")
+    ] = None,
+    profile: ProfileOption = "toy",
+) -> None:
+    """Look at every file of a devkit and list what is wrong with it; exit status 1 if anything is.
+
+    wsseg data check data/VOCdevkit/VOC2012
+
+    wsseg data check --profile mine.toml
+    """
+    from wsseg_core.base.config import load_profile
+    from wsseg_core.data.check import check_devkit
+    from wsseg_core.data.run import project_root
+
+    data = load_profile(profile).data
+    root = root or project_root() / data.devkit
+    problems = check_devkit(root, classes=data.classes)
+    for problem in problems:
+        typer.echo(problem)
+    typer.echo(f"{root}: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
+    raise typer.Exit(bool(problems))
+
+
+@app.command()
+def run(
+    profile: ProfileOption = "toy",
+    seed: Annotated[int | None, typer.Option(help="Repetition; 0, the one that the report shows, if left out.")] = None,
+    seeds: Annotated[int, typer.Option(help="Repetitions 0 to N-1: the last stages of all, and all of 0.")] = 1,
+    results: ResultsOption = "results",
+    only: Annotated[str, typer.Option(help="Number of one notebook: run it again, after whatever it needs.")] = "",
+    dry_run: Annotated[bool, typer.Option(help="Only say what would run.")] = False,
+    cores: Annotated[int | None, typer.Option(min=1, help="Cores to use; all if left out.")] = None,
+) -> None:
+    """Run the notebooks that are out of date, in order, and write the report.
+
+    Nothing is done twice: what was run stays valid until its notebook, profile or code changes, and a run
+    that was stopped goes on from what is on disk.
+
+        wsseg run --profile smoke
+
+        wsseg run --only 03 --seed 1
+
+        wsseg run --seeds 3
+    """
+    from wsseg_core.data.run import open_run
+    from wsseg_core.workbook.headless import run_seeds, run_workflow
+
+    if seeds < 1:
+        raise WorkbookError(f"--seeds {seeds}: nothing to run; use 1 or more")
+    if seeds > 1 and (seed is not None or only):
+        raise WorkbookError("--seeds runs several seeds as a whole; leave out --seed and --only, or --seeds")
+    seed = seed or 0
+    if seeds > 1:
+        done = run_seeds(profile, seeds, results, dry_run, cores)
+    else:
+        done = run_workflow(profile, seed, results, only, dry_run, cores)
+    if not done:
+        raise typer.Exit(1)
+    if not only and not dry_run:
+        typer.echo(f"report: {open_run(profile, seed, results).folder / 'report' / 'index.html'}")
+
+
+@app.command()
+def train(
+    profile: ProfileOption = "toy",
+    seed: SeedOption = 0,
+    results: ResultsOption = "results",
+    devices: Annotated[int, typer.Option(min=1, help="GPUs, or processes where there is none.")] = 1,
+) -> None:
+    """Train the classifier outside its notebook, on several GPUs; notebook 01 then finds it trained.
+
+    wsseg train --profile voc --devices 4
+    """
+    from wsseg_core.classify.classifier import train_classifier
+    from wsseg_core.data.run import open_run
+
+    train_classifier(open_run(profile, seed, results), devices)
+
+
+@app.command()
+def segment(
+    images: Annotated[list[Path], typer.Argument(help="Image files of any size.")],
+    weights: Annotated[Path, typer.Option(help="Checkpoint of a classifier trained with the same profile.")],
+    out: Annotated[Path, typer.Option(help="Folder of the masks; made if missing.")],
+    profile: ProfileOption = "toy",
+) -> None:
+    """Segment images of your own: for each a palette PNG of class indices, and an overlay to look at.
+
+    wsseg segment cat.jpg dog.png --weights results/toy/artifacts/classifier/all.ckpt --out masks
+    """
+    from wsseg_core.base.config import load_profile
+    from wsseg_core.workbook.own_images import segment_files
+
+    for path, classes in segment_files(images, weights, out, load_profile(profile)).items():
+        typer.echo(f"{path}: {', '.join(classes) or 'background only'}")
+
+
+@app.command()
+def tables(profile: ProfileOption = "toy", seed: SeedOption = 0, results: ResultsOption = "results") -> None:
+    """Print the tables of the last run, published figures beside ours.
+
+    wsseg tables --profile toy
+    """
+    from wsseg_core.data.run import open_run
+
+    folder = open_run(profile, seed, results).tables
+    found = sorted(folder.glob("*.md"))
+    if not found:
+        raise WorkbookError(f"{folder}: no tables yet; run: wsseg run --profile {profile}")
+    for path in found:
+        typer.echo(path.read_text(encoding="utf-8"))
+
+
+@app.command()
+def figures(
+    profile: ProfileOption = "toy",
+    seed: SeedOption = 0,
+    results: ResultsOption = "results",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on one line.")] = False,
+) -> None:
+    """Print the headline numbers of the last run, and how long each notebook took.
+
+    wsseg figures --profile toy --json
+    """
+    from wsseg_core.data.run import open_run
+    from wsseg_core.evaluate.tables import read_figures
+    from wsseg_core.workbook.report import wall_seconds
+
+    folder = open_run(profile, seed, results).folder
+    values = read_figures(folder) | {"wall_s": wall_seconds(folder)}
+    typer.echo(json.dumps(values) if as_json else "\n".join(f"{key}: {value}" for key, value in values.items()))
+
+
+@app.command()
+def docs(
+    take: Annotated[str, typer.Option(help="Profile whose finished run becomes the reference first.")] = "",
+    results: ResultsOption = "results",
+) -> None:
+    """Write docs/results.md from the tracked reference tables.
+
+    wsseg docs --take toy
+    """
+    from wsseg_core.data.run import open_run, project_root
+    from wsseg_core.evaluate.tables import write_figures
+    from wsseg_core.workbook.report import wall_seconds
+    from wsseg_core.workbook.results_page import take_reference, write_results_page
+
+    if take:
+        run = open_run(take, 0, results)
+        write_figures(run.folder, {"wall_s": wall_seconds(run.folder)})
+        typer.echo(f"{take_reference(run.folder)}: taken")
+    typer.echo(f"{write_results_page(project_root())}: written")
+
+
+@app.command(hidden=True)
+def execute(notebook: Path, output: Path, profile: ProfileOption, seed: SeedOption, results: ResultsOption) -> None:
+    """Run one notebook; a rule of the Snakefile."""
+    from wsseg_core.workbook.headless import run_notebook
+
+    run_notebook(notebook, output, {"profile": profile, "seed": seed, "results": results})
+
+
+@app.command(hidden=True)
+def report(profile: ProfileOption, seed: SeedOption, results: ResultsOption) -> None:
+    """Write the web pages of a run; a rule of the Snakefile."""
+    from wsseg_core.data.run import open_run
+    from wsseg_core.workbook.report import export_html
+
+    export_html(open_run(profile, seed, results).folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""Figures in one style for all notebooks: pictures in rows, curves with intervals, and where the reader stands."""
+
+import io
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import FancyBboxPatch, Patch
+from torch import Tensor
+
+from wsseg_core.base.artifacts import write_atomically
+from wsseg_core.data.images import VOC_PALETTE, VOID
+from wsseg_core.data.transforms import MEAN, STD
+from wsseg_core.evaluate.labels import labelled, row_label
+
+STEPS = (
+    *("data", "classifier", "saliency", "subtraction", "CRF", "forward maps", "seeds"),
+    *("static refinement", "dynamic refinement", "tables"),
+)
+HEAT = "magma"
+
+
+def use_style() -> None:
+    """Set the look of all figures of a notebook."""
+    sns.set_theme(style="whitegrid", context="notebook", font_scale=0.8)
+    plt.rcParams.update(
+        {"figure.dpi": 100, "savefig.dpi": 150, "savefig.bbox": "tight", "image.interpolation": "nearest"}
+    )
+
+
+def colourise(mask: np.ndarray) -> np.ndarray:
+    """VOC's colours of a mask: uint8 (H, W) to uint8 (H, W, 3); void is nearly white."""
+    return VOC_PALETTE[mask]
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.6) -> np.ndarray:
+    """Tint an RGB image, uint8 (H, W, 3), by a mask, uint8 (H, W); background and void stay as they are."""
+    drawn = ((mask > 0) & (mask != VOID))[..., None]
+    mixed = (1 - opacity) * image + opacity * colourise(mask)
+    return np.where(drawn, mixed, image).astype(np.uint8)
+
+
+def heat_overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Lay a map, float (H, W) in [0, 1], over an RGB image, uint8 (H, W, 3): the hotter, the less image is seen."""
+    opacity = 0.8 * heat[..., None]
+    return ((1 - opacity) * image + opacity * 255 * plt.get_cmap(HEAT)(heat)[..., :3]).astype(np.uint8)
+
+
+def photograph(image: Tensor) -> np.ndarray:
+    """Undo `transforms.normalise`: float32 (3, h, w) to uint8 (h, w, 3)."""
+    return ((image.cpu() * STD + MEAN).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+
+
+def pipeline_strip(here: str, steps: Sequence[str] = STEPS) -> None:
+    """Draw the steps of the method in a row and mark the one that a notebook is about."""
+    _, axes = plt.subplots(figsize=(1.35 * len(steps), 0.6))
+    for index, step in enumerate(steps):
+        current = step == here
+        colour = "#2b6cb0" if current else "#e2e8f0"
+        axes.add_patch(FancyBboxPatch((index, 0), 0.72, 0.5, boxstyle="round,pad=0.06", fc=colour, ec="none"))
+        weight = "bold" if current else "normal"
+        text = "white" if current else "#4a5568"
+        label = step.replace(" ", "\n")
+        axes.text(index + 0.36, 0.25, label, ha="center", va="center", color=text, weight=weight, fontsize=9)
+        if index:
+            arrow = {"arrowstyle": "->", "color": "#718096"}
+            axes.annotate("", (index - 0.07, 0.25), (index - 0.21, 0.25), arrowprops=arrow)
+    axes.set(xlim=(-0.1, len(steps) - 0.1), ylim=(-0.1, 0.6))
+    axes.axis("off")
+
+
+def show_rows(
+    rows: Sequence[Sequence[np.ndarray | None]],
+    column_titles: Sequence[str] = (),
+    row_titles: Sequence[str] = (),
+    side: float = 1.5,
+) -> Figure:
+    """Draw pictures in a grid, one row after the other.
+
+    Args:
+        rows: RGB images, uint8 (H, W, 3); masks, uint8 (H, W), in VOC's colours; or maps, float (H, W), each from
+            0 (dark) to 1 (bright). None leaves its place empty.
+        column_titles: above the first row.
+        row_titles: left of the first column.
+        side: inches of one picture.
+    """
+    columns = max(len(row) for row in rows)
+    figure, grid = _grid(len(rows), columns, (side * columns, side * len(rows)))
+    for r, row in enumerate(rows):
+        for c in range(columns):
+            axes = grid[r, c]
+            if c < len(row) and row[c] is not None:
+                _draw(axes, row[c])  # type: ignore[arg-type]
+            if r == 0 and c < len(column_titles):
+                axes.set_title(_words(column_titles[c]), fontsize=9)
+            if c == 0 and r < len(row_titles):
+                axes.set_ylabel(_words(row_titles[r]), fontsize=9)
+    return figure
+
+
+def show_gallery(
+    pictures: Sequence[np.ndarray], captions: Sequence[str], columns: int = 5, side: float = 1.9
+) -> Figure:
+    """Draw pictures, of the kinds that `show_rows` draws, in reading order, each under a caption of its own."""
+    rows = -(-len(pictures) // columns)
+    figure, grid = _grid(rows, columns, (side * columns, 1.2 * side * rows))
+    for axes, picture, caption in zip(grid.flat, pictures, captions, strict=False):
+        _draw(axes, picture)
+        axes.set_title(_words(caption), fontsize=8)
+    return figure
+
+
+def _grid(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Figure, np.ndarray]:
+    """Places for pictures, without ticks and frames, close to each other."""
+    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    figure, grid = plt.subplots(rows, columns, figsize=inches, squeeze=False, layout=layout)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+    return figure, grid
+
+
+def _words(name: str) -> str:
+    """What a row is called, in short lines."""
+    return "\n".join(textwrap.fill(line, 24) for line in row_label(name).split("\n"))
+
+
+def _draw(axes: Axes, picture: np.ndarray) -> None:
+    if picture.ndim == 3:
+        axes.imshow(picture)
+    elif picture.dtype == np.uint8:
+        axes.imshow(colourise(picture))
+    else:
+        axes.imshow(picture, cmap=HEAT, vmin=0, vmax=1)
+
+
+def class_colours(count: int) -> list[tuple[float, float, float]]:
+    """Colours of the foreground classes as in masks, RGB in [0, 1], for curves and bars."""
+    return [(float(r), float(g), float(b)) for r, g, b in VOC_PALETTE[1 : count + 1] / 255]
+
+
+def class_legend(figure: Figure, classes: Sequence[str]) -> None:
+    """Name the colours of the classes below a figure."""
+    colours = class_colours(len(classes))
+    patches = [Patch(color=colour, label=name) for colour, name in zip(colours, classes, strict=True)]
+    figure.legend(
+        handles=patches, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(len(patches), 10), fontsize=8
+    )
+
+
+def interval_curve(axes: Axes, frame: pd.DataFrame, x: str, label: str) -> None:
+    """Plot the columns `ours`, `low` and `high` of a table over its column `x`: a line in its 95 % band."""
+    (line,) = axes.plot(frame[x], frame["ours"], marker="o", markersize=4, label=label)
+    axes.fill_between(frame[x], frame["low"], frame["high"], color=line.get_color(), alpha=0.15, lw=0)
+    axes.set(xlabel=x, ylabel="mean IoU (%)")
+
+
+def interval_bars(axes: Axes, frame: pd.DataFrame, x: str, colours: Sequence[tuple[float, float, float]] = ()) -> None:
+    """Draw the column `ours` of a table as bars over its column `x`, with `low` and `high` as whiskers."""
+    places = np.arange(len(frame))
+    whiskers = (frame["ours"] - frame["low"], frame["high"] - frame["ours"])
+    axes.bar(places, frame["ours"], 0.7, yerr=whiskers, capsize=3, color=colours or None, ecolor="#4a5568")
+    names = [_words(str(name)) for name in labelled(frame)[x]]
+    axes.set_xticks(places, names, rotation=30, ha="right")
+    axes.axhline(0, color="#4a5568", lw=0.8)
+    axes.grid(False, axis="x")
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> None:
+    """Write a figure as `<name>.png`, for the report and the README.
+
+    Raises:
+        WorkbookError: the folder cannot be written.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_atomically(folder / f"{name}.png", buffer.getvalue())

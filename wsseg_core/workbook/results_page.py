@@ -1,0 +1,195 @@
+"""`docs/results.md`, written from the tracked reference tables: no number in it is typed by hand.
+
+Every profile with a folder `results/<profile>/reference` is a chapter, and every entry of `SECTIONS` whose table is
+there a section of it.
+"""
+
+import csv
+import json
+import math
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from wsseg_core.base.artifacts import write_atomically
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.machine import machine_text
+from wsseg_core.evaluate.labels import labelled
+from wsseg_core.evaluate.tables import DASH, FIGURES_FILE
+
+FIELD = re.compile(r"\{([^{}:]+)(?::([^{}]+))?\}")  # as in format strings; names of columns have spaces and commas
+PAGE = Path("docs") / "results.md"
+REFERENCE = "reference"
+OURS = "{ours} [{low}, {high}]"
+BESIDE = {"row": "{label}", "published, VOC": "{published}", "here": OURS}
+VERDICT = {"claim": "{claim}", "verdict": "**{verdict}**"}
+OPENING = """# Results
+
+Written by `wsseg docs` from the tables in `results/<profile>/reference`, with `claims.json` and `figures.json`.
+Mean IoU in percent, void pixels left out, 95 % bootstrap intervals over images in brackets. Data and networks are not
+those of the papers, so levels are not to be compared with the published ones; the order of the rows is.
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table of the page.
+
+    Attributes:
+        heading: above it.
+        table: name of the CSV file, without suffix.
+        columns: header, and how its cells are written from the columns of the file.
+        text: below the heading.
+    """
+
+    heading: str
+    table: str
+    columns: Mapping[str, str]
+    text: str = ""
+
+
+SECTIONS = (
+    Section("Methods", "05_all_methods",
+            {"method": "{method}", "CRF": "{CRF}", "test protocol": "{test, ours} [{low}, {high}]",
+             "seed protocol": "{seed, ours} [{seed low}, {seed high}]", "s an image": "{seconds:.2f}"},
+            "In the test protocol the classes drawn are those that the classifier detects, in the seed protocol those "
+            "that the image-level labels name."),
+    Section("The second network against the first", "05_other_network",
+            {"method": "{method}", "CRF": "{CRF}", "points": "{difference} [{difference low}, {difference high}]"}),
+    Section("Seeds and networks, several trainings", "10_spread",
+            {"row": "{row}", "split": "{split}", "mean": "{mean}", "lowest": "{lowest}", "highest": "{highest}"},
+            "Seeds on the training images with the labels known; networks on the validation images."),
+    Section("Seeds (SSDD's table)", "10_ssdd_seeds", BESIDE),
+    Section("Networks on seeds, with CRF", "10_ssdd_networks", BESIDE),
+    Section("Dynamic refinement, with CRF", "10_ssdd_dynamic", BESIDE),
+    Section("Ablations of the dynamic stage", "08_ablations",
+            {"network": "{network}", "no CRF": "{without CRF, ours}", "CRF": OURS,
+             "beyond the static network": "{beyond static} [{low of it}, {high of it}]"}),
+    Section("Masks that the dynamic stage teaches itself", "08_steps", {"mask": "{mask}", "on train": OURS}),
+    Section("DCSM, table 1: α", "10_table1", BESIDE),
+    Section("DCSM, table 2: layers", "10_table2", BESIDE),
+    Section("DCSM, table 3: input sizes", "10_table3", BESIDE),
+    Section("DCSM, table 4: N", "10_table4", BESIDE),
+    Section("DCSM, table 5: back-propagation", "10_table5", BESIDE),
+    Section("DCSM, table 6: val", "10_table6", BESIDE),
+    Section("MIRU 2016", "10_miru", BESIDE),
+    Section("Rows without a published number", "10_own_rows", {"row": "{label}", "here": OURS}),
+    Section("Claims of the papers", "10_claims",
+            VERDICT | {"difference, points": "{difference} [{low}, {high}]", "against": "{against}"},
+            "A verdict comes from the paired bootstrap alone."),
+    Section("Claims about the last stages, judged by all trainings", "10_claims_seeds",
+            VERDICT | {"mean difference, points": "{mean} [{low}, {high}]", "against": "{against}"},
+            "The interval is over images; all trainings must agree."),
+)  # fmt: skip
+
+
+def take_reference(run_folder: Path) -> Path:
+    """Make the tables of a finished run the tracked ones, in place of those that are there.
+
+    Returns:
+        The folder of the reference tables.
+
+    Raises:
+        WorkbookError: the run has no tables or no headline numbers.
+    """
+    tables = sorted((run_folder / "tables").glob("*.csv"))
+    single = [run_folder / name for name in (FIGURES_FILE, "claims.json")]
+    missing = next((path for path in single if not path.is_file()), None)
+    if missing or not tables:
+        raise WorkbookError(f"{missing or run_folder / 'tables'}: not there; run `wsseg run` to its end first")
+    reference = run_folder / REFERENCE
+    shutil.rmtree(reference, ignore_errors=True)
+    reference.mkdir()
+    for path in [*tables, *single]:
+        shutil.copy(path, reference / path.name)
+    return reference
+
+
+def results_page(root: Path) -> str:
+    """The text of `docs/results.md`.
+
+    Args:
+        root: folder of the workbook.
+
+    Raises:
+        WorkbookError: no reference tables are there.
+    """
+    references = sorted(root.glob(f"results/*/{REFERENCE}"))
+    if not references:
+        raise WorkbookError(f"{root / 'results'}: no reference tables; take them from version control again")
+    return "\n".join([OPENING, *(line for reference in references for line in _chapter(reference))])
+
+
+def write_results_page(root: Path) -> Path:
+    """Write the page; returns its path."""
+    write_atomically(root / PAGE, results_page(root).encode())
+    return root / PAGE
+
+
+def _chapter(reference: Path) -> Iterable[str]:
+    figures = json.loads((reference / FIGURES_FILE).read_text(encoding="utf-8"))
+    yield f"## Profile `{reference.parent.name}`\n"
+    yield f"{_headline(figures)}\n"
+    for section in SECTIONS:
+        path = reference / f"{section.table}.csv"
+        if path.is_file():
+            yield f"### {section.heading}\n"
+            if section.text:
+                yield f"{section.text}\n"
+            yield _markdown(_frame(path), section.columns) + "\n"
+    yield "### Time\n"
+    seconds = figures.get("wall_s", {})
+    yield f"Measured on {machine_text(figures.get('machine'))}; {sum(seconds.values()) / 60:.0f} minutes together.\n"
+    yield (
+        _markdown(
+            pd.DataFrame({"notebook": list(seconds), "minutes": [value / 60 for value in seconds.values()]}),
+            {"notebook": "{notebook}", "minutes": "{minutes}"},
+        )
+        + "\n"
+    )
+
+
+def _headline(figures: Mapping[str, Any]) -> str:
+    text = f"Scored on `{figures['split']}`, training seed {figures['seed']} where no other is named."
+    precision = figures.get("classifier_map")
+    if precision:
+        text += " Mean average precision of the classifier: {value:.3f} [{low:.3f}, {high:.3f}].".format(**precision)
+    return text
+
+
+def _frame(path: Path) -> pd.DataFrame:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return labelled(pd.DataFrame([{column: _value(text) for column, text in row.items()} for row in rows]))
+
+
+def _value(text: str) -> Any:
+    """A number where the cell is one."""
+    try:
+        return float(text) if text else math.nan
+    except ValueError:
+        return text
+
+
+def _markdown(frame: pd.DataFrame, columns: Mapping[str, str]) -> str:
+    rows = [[_cell(row, form) for form in columns.values()] for row in frame.to_dict("records")]
+    lines = [list(columns), ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _cell(row: Mapping[Any, Any], form: str) -> str:
+    """A cell from the columns that its form names, numbers with one decimal; a dash where one has no number."""
+    values = {column: row[column] for column, _ in FIELD.findall(form)}
+    if any(isinstance(value, float) and math.isnan(value) for value in values.values()):
+        return DASH
+
+    def fill(field: re.Match[str]) -> str:
+        value = values[field[1]]
+        return f"{value:{field[2] or '.1f'}}" if isinstance(value, float) else str(value)
+
+    return FIELD.sub(fill, form).replace("|", "\\|")
