@@ -117,10 +117,10 @@ def test_too_little_memory_of_either_kind(
     preflight: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: Usage(64 * 10**6))
-    assert not list(preflight.memory_problems(write_machine(tmp_path, 4 * GB), tmp_path))
+    assert not list(preflight.memory_problems(write_machine(tmp_path, 5 * GB), tmp_path))
     (problem,) = preflight.memory_problems(write_machine(tmp_path, 2 * GB), tmp_path)
-    assert "2.0 GB of memory are free and 3 are needed" in problem
-    (problem,) = preflight.memory_problems(write_machine(tmp_path, 4 * GB), tmp_path / "gone")
+    assert "2.0 GB of memory are free and 4 are needed" in problem
+    (problem,) = preflight.memory_problems(write_machine(tmp_path, 5 * GB), tmp_path / "gone")
     assert "has 0 MB to write" in problem
     assert "--shm-size" in problem
 

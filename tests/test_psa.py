@@ -68,7 +68,8 @@ def staged(tmp_path_factory: pytest.TempPathFactory) -> Run:
         profile.classifier, width=2, fc_channels=4, precision="float32", checkpoint_every=1, head_steps=0, steps=1
     )
     cam = replace(profile.cam, channels=4, image_size=32)
-    profile = replace(profile, data=data, classifier=classifier, cam=cam)
+    affinity = replace(profile.affinity, steps=3)
+    profile = replace(profile, data=data, classifier=classifier, cam=cam, affinity=affinity)
     run = Run(profile, 0, folder / "results")
     train_classifier(run)
     extract_cams(run, new_cam(run).eval(), run.train_ids)

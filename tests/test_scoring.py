@@ -102,8 +102,9 @@ def test_another_notebook_reads_them_back(run: Run) -> None:
     np.testing.assert_array_equal(read["tuned"].confusions, left["tuned"].confusions)
     with pytest.raises(WorkbookError, match="run notebook other first"):
         read_scores(run, "b", run.val_ids, "other")
-    trained_longer = replace(run.profile, classifier=replace(run.profile.classifier, steps=7))
-    with pytest.raises(WorkbookError, match="steps = 6, but this run uses 7"):
+    steps = run.profile.classifier.steps
+    trained_longer = replace(run.profile, classifier=replace(run.profile.classifier, steps=steps + 1))
+    with pytest.raises(WorkbookError, match=f"steps = {steps}, but this run uses {steps + 1}"):
         read_scores(replace(run, profile=trained_longer), "a", run.val_ids, "notebook")
 
 

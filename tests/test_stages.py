@@ -160,6 +160,8 @@ def test_a_network_that_learnt_from_masks_of_before_is_refused(run: Run, masks: 
 
 
 def test_a_dynamic_stage_under_other_values_is_refused(run: Run) -> None:
-    dynamic = replace(run.profile.dynamic, steps=run.profile.dynamic.steps + 1)
-    with pytest.raises(WorkbookError, match=r"segmentation/dynamic: made with .*steps = 3, but this run uses 4"):
+    steps = run.profile.dynamic.steps
+    dynamic = replace(run.profile.dynamic, steps=steps + 1)
+    message = rf"segmentation/dynamic: made with .*steps = {steps}, but this run uses {steps + 1}"
+    with pytest.raises(WorkbookError, match=message):
         stage_scores(replace(run, profile=replace(run.profile, dynamic=dynamic)))

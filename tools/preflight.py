@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 GB = 10**9
-MEMORY = 3 * GB  # of a run of the toy profile, or of the tests
+MEMORY = 4 * GB  # the tests take 3.8
 DISK = 8 * GB  # .venv takes 6
 SHARED_MEMORY = 16 * 10**6  # locks of the worker processes, and the little that they share
 HEADERS = {"C": "stdlib.h", "C++": "vector"}
