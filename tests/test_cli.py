@@ -146,12 +146,26 @@ def test_tables_are_printed_in_order(wsseg: Any, tmp_path: Path) -> None:
 
 
 def test_check_counts_the_problems(wsseg: Any, tiny_devkit: Path) -> None:
-    assert wsseg("data", "check", str(tiny_devkit))[:2] == (0, f"{tiny_devkit}: no problems\n")
+    code, out, _ = wsseg("data", "check", str(tiny_devkit))
+    assert code == 0
+    assert out.splitlines()[0] == "3 of 3 classes: cat, dog, sheep"
+    assert out.splitlines()[-1] == f"{tiny_devkit}: no problems"
     (tiny_devkit / "JPEGImages/2008_000001.jpg").write_bytes(b"")
     code, out, _ = wsseg("data", "check", str(tiny_devkit))
     assert code == 1
     assert "2008_000001.jpg" in out.splitlines()[0]
     assert out.splitlines()[-1].startswith(f"{tiny_devkit}: ")
+
+
+def test_check_sees_what_a_profile_sees(wsseg: Any, tiny_devkit: Path, tmp_path: Path) -> None:
+    profile = tmp_path / "mine.toml"
+    profile.write_text(f'[data]\ndevkit = "{tiny_devkit}"\nval_split = "train"\nclasses = ["sheep", "dog"]\n')
+    code, out, _ = wsseg("data", "check", "--profile", str(profile))
+    assert (code, out.splitlines()[0]) == (0, "2 of 3 classes: sheep, dog")
+    profile.write_text(f'[data]\ndevkit = "{tiny_devkit}"\nclasses = ["sheeep"]\n')
+    code, out, _ = wsseg("data", "check", "--profile", str(profile))
+    assert (code, len(out.splitlines())) == (1, 2)
+    assert out.startswith("data.classes of the profile: unknown class 'sheeep'; the nearest one in")
 
 
 def test_fetch_takes_archives_from_a_folder(wsseg: Any, calls: Any) -> None:

@@ -3,6 +3,7 @@
 Source of the additional masks of SBD: Hariharan et al., "Semantic Contours from Inverse Detectors", ICCV 2011.
 """
 
+import glob
 from pathlib import Path
 
 import numpy as np
@@ -55,10 +56,14 @@ class VocMasks:
         png = self.devkit.root / folder / f"{image_id}.png"
         if png.is_file():
             return png
+        if (capitals := png.with_suffix(".PNG")).is_file():
+            return capitals
         sbd = self.devkit.sbd_folder
-        mats = [png.with_name(f"{image_id}.mat"), *([sbd / "cls" / f"{image_id}.mat"] if sbd else [])]
+        mats = [png.with_suffix(".mat"), *([sbd / "cls" / f"{image_id}.mat"] if sbd else [])]
         if self.kind == "class" and (found := [mat for mat in mats if mat.is_file()]):
             return found[0]
+        if others := [path for path in png.parent.glob(f"{glob.escape(png.stem)}.*") if path.stem == png.stem]:
+            raise DevkitError(others[0], "a mask that is no .png", "save it as PNG; a JPEG would blur its labels")
         raise DevkitError(png, "missing mask", "restore it, or score a split whose images all have masks")
 
     def mask(self, image_id: str) -> np.ndarray:

@@ -89,21 +89,21 @@ def data_check(
     ] = None,
     profile: ProfileOption = "toy",
 ) -> None:
-    """Look at every file of a devkit and list what is wrong with it; exit status 1 if anything is.
+    """Look at every file of a devkit, list what is wrong and say what there is; exit status 1 if anything is wrong.
 
     wsseg data check data/VOCdevkit/VOC2012
 
     wsseg data check --profile mine.toml
     """
     from wsseg_core.base.config import load_profile
-    from wsseg_core.data.check import check_devkit
+    from wsseg_core.data.check import inspect_devkit
     from wsseg_core.data.run import project_root
 
     data = load_profile(profile).data
     root = root or project_root() / data.devkit
-    problems = check_devkit(root, classes=data.classes)
-    for problem in problems:
-        typer.echo(problem)
+    problems, notes = inspect_devkit(root, classes=data.classes, val_split=data.val_split)
+    for line in [*problems, *notes]:
+        typer.echo(line)
     typer.echo(f"{root}: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
     raise typer.Exit(bool(problems))
 
