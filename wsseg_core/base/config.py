@@ -83,13 +83,15 @@ class ToyVocConfig:
 class ClassifierConfig:
     """Multi-label classifier, DCSM 3.2 and 4.2."""
 
-    architecture: str = "vgg16"  # or "resnet18"
+    architecture: str = "vgg16"  # or "resnet18", or "timm:NAME" for any convolutional network of timm
     width: int = 64  # channels of block 1; VGG-16 has 64
     batch_norm: bool = False
     fc_channels: int = 4096
     fc6_kernel: int = 7
     dropout: float = 0.5
-    weights: str = "imagenet"  # "imagenet": torchvision's VGG-16; "random"; or a path to a checkpoint
+    stride: int = 32  # of the score map; below it, convolutions are dilated instead
+    pooling: str = "max"  # of the score map over the image; "average" learns faster above a frozen trunk
+    weights: str = "imagenet"  # of torchvision, timm or a package; or "random", or a path to a checkpoint
     optimizer: str = "sgd"  # "sgd" or "adamw"
     learning_rate: float = 1e-5
     schedule: str = "constant"  # "constant" or "one_cycle"
@@ -113,8 +115,8 @@ class SaliencyConfig:
 
     sizes: tuple[int, ...] = (400, 500, 600)  # S of equation 5, as input sizes in pixels
     other_sizes: tuple[int, ...] = (300, 700, 800)  # the rest of table 3
-    blocks: tuple[int, ...] = (3, 4, 5)  # L of equation 5: all convolutions of these blocks of VGG-16
-    layers: tuple[tuple[str, ...], ...] = ()  # L by name instead, in groups that count once each, for another network
+    blocks: tuple[int, ...] = (3, 4, 5)  # L of equation 5: all convolutions of these blocks of VGG-16, or these stages
+    layers: tuple[tuple[str, ...], ...] = ()  # L by name instead, in groups that count once each
     max_classes: int = 15  # maps kept an image, for table 4's largest N
     precision: str = "float32"
     batch_size: int = 1
@@ -180,7 +182,7 @@ class SuperpixelCrfConfig:
 class CamConfig:
     """Class activation maps and their classifier (notebook 06): Zhou et al., CVPR 2016, with the values of PSA."""
 
-    blocks: int = 5  # of VGG-16; fewer see less of the image at once
+    blocks: int = 5  # of VGG-16, or the last stage; fewer see less of the image at once
     channels: int = 1024  # of the convolution before the class scores
     stride: int = 8  # of the maps; pools beyond it do not stride
     image_size: int = 448

@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.nets.folding import replace_modules
+from wsseg_core.nets.tracing import evaluating
 from wsseg_core.saliency.guided import MODULE, guide, metadata
 
 INPUT = "input"  # the layer name under which the image itself is asked for
@@ -63,7 +64,7 @@ def saliency_maps(
             that the guided rule does not know.
     """
     edges: dict[str, GradientEdge] = {}
-    with _evaluating(model), _taps(model, layers, edges), torch.enable_grad():
+    with evaluating(model), _taps(model, layers, edges), torch.enable_grad():
         scores = _forward(model, images, INPUT in layers, edges)
     for name in layers:
         if name not in edges:
@@ -241,17 +242,6 @@ def _taps(model: nn.Module, layers: Sequence[str], edges: dict[str, GradientEdge
             hook = modules[name].register_forward_hook(lambda _, __, output, name=name: _tap(name, output, edges))
             stack.callback(hook.remove)
         yield
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _signals(scores: Tensor, class_indices: Tensor) -> Tensor:
