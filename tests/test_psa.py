@@ -271,8 +271,8 @@ def test_stages_made_under_other_settings_are_refused_with_both_values(staged: R
     load_affinity(with_walk_alpha(with_affinity(staged, beta=1.0), 4.0))
 
 
-def test_another_architecture_is_refused(staged: Run) -> None:
-    with pytest.raises(WorkbookError, match=r"classifier.architecture = 'vgg16'"):
+def test_what_is_no_classifier_is_refused(staged: Run) -> None:
+    with pytest.raises(WorkbookError, match="no backbone in a Conv2d"):
         psa._affinity_net(staged, nn.Conv2d(3, 3, 1))
 
 

@@ -24,6 +24,7 @@ from wsseg_core.base.errors import WorkbookError
 from wsseg_core.classify.classifier import (
     LabelledImages,
     classifier_settings,
+    image_scores,
     load_classifier,
     load_trained,
     make_optimizer,
@@ -31,15 +32,11 @@ from wsseg_core.classify.classifier import (
 from wsseg_core.classify.training import Hardware, Recipe, fit
 from wsseg_core.data.run import Run
 from wsseg_core.data.transforms import resize_and_pad, unpad
-from wsseg_core.nets.cam import CamVgg16, load_blocks
+from wsseg_core.nets.architectures import build_classifier
+from wsseg_core.nets.cam import CamNet, load_blocks
 from wsseg_core.saliency.subtraction import normalise
 
 NOTEBOOK = "06_cam_and_pixel_affinity"
-
-
-def average_scores(score_map: Tensor) -> Tensor:
-    """Global average pooling: scores of the image, (B, C), from its score map (B, C, h, w)."""
-    return score_map.mean((2, 3))
 
 
 def cam_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -48,7 +45,7 @@ def cam_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     Departure: images are padded to a square as there, and the positions of the padding count in the average; PSA crops.
     """
     images, labels = batch
-    scores = average_scores(model(images.to(memory_format=torch.channels_last)))
+    scores = image_scores(model(images.to(memory_format=torch.channels_last)), "average")
     return F.binary_cross_entropy_with_logits(scores.float(), labels, reduction="none").sum(1).mean()
 
 
@@ -80,7 +77,7 @@ def train_cam(run: Run, devices: int = 1) -> list[dict[str, Any]]:
         The learning curve: `step`, `loss`, `learning_rate`.
 
     Raises:
-        WorkbookError: the run's classifier is not VGG-16, or not trained.
+        WorkbookError: the run's classifier is not trained.
     """
     config, model = training_config(run), new_cam(run)
     load_blocks(model, load_classifier(run))
@@ -101,17 +98,16 @@ def train_cam(run: Run, devices: int = 1) -> list[dict[str, Any]]:
     return fit(model, recipe, checkpoint_path(run), hardware, "training (class activation maps)")
 
 
-def new_cam(run: Run) -> CamVgg16:
+def new_cam(run: Run) -> CamNet:
     """An untrained network.
 
     Raises:
-        WorkbookError: the profile's classifier is not VGG-16.
+        WorkbookError: `cam.blocks` or `cam.stride` that the classifier does not have.
     """
-    config, cam = run.profile.classifier, run.profile.cam
-    if config.architecture != "vgg16":
-        raise WorkbookError("class activation maps are built on VGG-16; use classifier.architecture = 'vgg16'")
+    config, cam, num_classes = run.profile.classifier, run.profile.cam, run.devkit.num_classes
     torch.manual_seed(run.seed)
-    return CamVgg16(run.devkit.num_classes, config.width, config.batch_norm, cam.blocks, cam.channels, cam.stride)
+    stages_only = build_classifier(replace(config, fc_channels=1, fc6_kernel=1), num_classes)
+    return CamNet(stages_only, num_classes, cam.blocks, cam.channels, cam.stride)
 
 
 def network_settings(run: Run) -> dict[str, Any]:
@@ -127,7 +123,7 @@ def checkpoint_path(run: Run) -> Path:
     return run.artifacts("cam") / "cam.ckpt"
 
 
-def load_cam(run: Run) -> CamVgg16:
+def load_cam(run: Run) -> CamNet:
     """The trained network of a run, in evaluation mode.
 
     Raises:
@@ -147,7 +143,7 @@ def cam_maps(model: nn.Module, images: Sequence[np.ndarray], sizes: Sequence[int
     """Class activation maps of all classes: ReLU of the scores, summed over sizes and mirrored, over their maximum.
 
     Args:
-        model: a `CamVgg16` in evaluation mode, on any device.
+        model: a `CamNet` in evaluation mode, on any device.
         images: uint8 (H, W, 3) each, of any sizes.
         sizes: of the padded squares that the network is shown, each also mirrored.
 

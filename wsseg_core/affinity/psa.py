@@ -24,7 +24,6 @@ from wsseg_core.affinity.cam import NOTEBOOK, load_cams, map_settings, open_cams
 from wsseg_core.affinity.pairs import NEUTRAL, affinity_labels, affinity_loss, walk, with_background
 from wsseg_core.base.artifacts import ArtifactStore
 from wsseg_core.base.config import ClassifierConfig, CrfConfig
-from wsseg_core.base.errors import WorkbookError
 from wsseg_core.base.parallel import FEW_IMAGES, parallel_map
 from wsseg_core.classify.classifier import classifier_settings, load_classifier, load_trained, new_classifier
 from wsseg_core.classify.training import Hardware, Key, Recipe, fit, new_optimizer
@@ -33,7 +32,6 @@ from wsseg_core.data.run import Run
 from wsseg_core.data.transforms import normalise
 from wsseg_core.data.voc import VocDevkit
 from wsseg_core.nets.affinity import AffinityNet
-from wsseg_core.nets.vgg import FcnVgg16
 
 NEW_LAYERS = 10  # how many times faster than the backbone they learn, in the released code
 DECAY = 0.9  # power of the polynomial by which its learning rates fall to 0
@@ -183,8 +181,6 @@ def make_affinity_optimizer(config: ClassifierConfig, model: AffinityNet) -> tup
 
 
 def _affinity_net(run: Run, classifier: nn.Module) -> AffinityNet:
-    if not isinstance(classifier, FcnVgg16):
-        raise WorkbookError("pixel affinities are built on VGG-16; use classifier.architecture = 'vgg16'")
     torch.manual_seed(run.seed)
     return AffinityNet(classifier, run.profile.affinity.stride)
 

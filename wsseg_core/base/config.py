@@ -81,13 +81,15 @@ class ToyVocConfig:
 class ClassifierConfig:
     """Multi-label classifier, DCSM 3.2 and 4.2."""
 
-    architecture: str = "vgg16"  # or "resnet18"
+    architecture: str = "vgg16"  # or "resnet18", or "timm:NAME" for any convolutional network of timm
     width: int = _ranged(64, 1, 1024)  # channels of block 1; VGG-16 has 64
     batch_norm: bool = False
     fc_channels: int = _ranged(4096, 1, 65_536)
     fc6_kernel: int = _ranged(7, 1, 31)
     dropout: float = _ranged(0.5, 0, 0.99)
-    weights: str = "imagenet"  # "imagenet": torchvision's VGG-16; "random"; or a path to a checkpoint
+    stride: int = _ranged(32, 1, 32)  # of the score map; below it, convolutions are dilated instead
+    pooling: str = "max"  # of the score map over the image; "average" learns faster above a frozen trunk
+    weights: str = "imagenet"  # of torchvision, timm or a package; or "random", or a path to a checkpoint
     optimizer: str = "sgd"  # "sgd" or "adamw"
     learning_rate: float = _ranged(1e-5, 0, 10)
     schedule: str = "constant"  # "constant" or "one_cycle"
@@ -95,7 +97,7 @@ class ClassifierConfig:
     weight_decay: float = _ranged(5e-4, 0, 10)
     batch_size: int = _ranged(2, 1)
     head_steps: int = _ranged(30_000, 0)  # on the layers above pool5 only
-    steps: int = _ranged(20_000, 1)  # then on all layers
+    steps: int = _ranged(20_000, 0)  # then on all layers
     resize_range: tuple[float, float] = _ranged((0.7, 1.4), 0.05, 10)  # ratio to image_size, drawn once a batch
     flip: bool = True  # not in the paper
     threshold: float = _ranged(0.5, 0, 1)  # a class is detected above this score (DCSM 3.3)
@@ -111,8 +113,10 @@ class SaliencyConfig:
 
     sizes: tuple[int, ...] = _ranged((400, 500, 600), 32, 8192)  # S of equation 5, as input sizes in pixels
     other_sizes: tuple[int, ...] = _ranged((300, 700, 800), 32, 8192, empty=True)  # the rest of table 3
-    blocks: tuple[int, ...] = _ranged((3, 4, 5), 1, 5)  # L of equation 5: all convolutions of these blocks of VGG-16
-    layers: tuple[tuple[str, ...], ...] = ()  # L by name instead, in groups that count once each, for another network
+    blocks: tuple[int, ...] = _ranged(
+        (3, 4, 5), 1, 5
+    )  # L of equation 5: VGG-16's convolutions of these blocks, or stages
+    layers: tuple[tuple[str, ...], ...] = ()  # L by name instead, in groups that count once each
     max_classes: int = _ranged(15, 1)  # maps kept an image, for table 4's largest N
     precision: str = "float32"
     batch_size: int = _ranged(1, 1)
@@ -180,7 +184,7 @@ class SuperpixelCrfConfig:
 class CamConfig:
     """Class activation maps and their classifier (notebook 06): Zhou et al., CVPR 2016, with the values of PSA."""
 
-    blocks: int = _ranged(5, 1, 5)  # of VGG-16; fewer see less of the image at once
+    blocks: int = _ranged(5, 2, 5)  # of VGG-16, or the last stage; fewer see less of the image at once
     channels: int = _ranged(1024, 1, 65_536)  # of the convolution before the class scores
     stride: int = _ranged(8, 1, 32)  # of the maps; pools beyond it do not stride
     image_size: int = _ranged(448, 32, 8192)

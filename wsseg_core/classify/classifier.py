@@ -27,7 +27,7 @@ from wsseg_core.classify.training import Hardware, Key, Recipe, fit, new_optimiz
 from wsseg_core.data.run import Run
 from wsseg_core.data.transforms import resize_and_pad
 from wsseg_core.data.voc import VocDevkit
-from wsseg_core.nets.architectures import architecture_of
+from wsseg_core.nets.architectures import architecture_of, build_classifier
 
 NOTEBOOK = "01_training"
 Network = TypeVar("Network", bound=nn.Module)
@@ -59,15 +59,20 @@ class LabelledImages(Dataset):
         return image, self.labels[index]
 
 
-def image_scores(score_map: Tensor) -> Tensor:
-    """Global max pooling: scores of the image, (B, C), from its score map (B, C, h, w)."""
-    return score_map.amax(dim=(2, 3))
+def image_scores(score_map: Tensor, pooling: str = "max") -> Tensor:
+    """Global max (DCSM) or average pooling: scores of the image, (B, C), from its score map (B, C, h, w)."""
+    return score_map.mean((2, 3)) if pooling == "average" else score_map.amax((2, 3))
+
+
+def pooling_of(model: nn.Module) -> str:
+    """How a classifier pools its score map; "max", as in the paper, where it does not say."""
+    return getattr(model, "pooling", "max")
 
 
 def classification_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     """Sigmoid cross entropy, summed over classes and averaged over the images, DCSM equations 1 and 2."""
     images, labels = batch
-    scores = image_scores(model(images.to(memory_format=torch.channels_last)))
+    scores = image_scores(model(images.to(memory_format=torch.channels_last)), pooling_of(model))
     return F.binary_cross_entropy_with_logits(scores.float(), labels, reduction="none").sum(1).mean()
 
 
@@ -141,7 +146,7 @@ def new_classifier(config: ClassifierConfig, num_classes: int, seed: int) -> nn.
     """
     architecture = architecture_of(config)
     torch.manual_seed(seed)
-    model = architecture.build(config, num_classes)
+    model = build_classifier(config, num_classes)
     if config.weights == "imagenet":
         try:
             architecture.load_imagenet_weights(model, _imagenet_state(architecture.imagenet))
@@ -289,7 +294,7 @@ def class_probabilities(model: nn.Module, devkit: VocDevkit, ids: list[str], siz
         for start in tqdm(range(0, len(ids), batch_size), desc="classifying", mininterval=1.0):
             images = [resize_and_pad(devkit.image(image_id), size) for image_id in ids[start : start + batch_size]]
             score_map = model(torch.stack(images).to(like).to(memory_format=torch.channels_last))
-            rows.append(image_scores(score_map).sigmoid().float().cpu().numpy())
+            rows.append(image_scores(score_map, pooling_of(model)).sigmoid().float().cpu().numpy())
     return np.concatenate(rows)
 
 

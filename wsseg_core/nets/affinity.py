@@ -12,52 +12,48 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsseg_core.base.errors import WorkbookError
-from wsseg_core.nets.dilation import dilate
-from wsseg_core.nets.vgg import FcnVgg16
+from wsseg_core.nets.backbones import Backbone, outline_of
 
-# Layers whose features are used, the convolutions that make them, and what is kept of each per channel of block 1.
-TAPS = {"relu4_3": ("conv4_3", 1), "relu5_3": ("conv5_3", 2), "relu7": ("fc7", 4)}
-MAX_STRIDE = 8  # that of relu4_3
+STRIDE = 8  # of the features, as released
 
 
 class AffinityNet(nn.Module):
-    """Features of blocks 4, 5 and fc, each through a 1×1 convolution, then all through another.
+    """Features of three layers, each through a 1×1 convolution, then all through another.
+
+    The layers are the `taps` of the classifier's outline: the ends of blocks 4 and 5 and fc7 in VGG-16, of the last
+    three stages in other networks.
 
     Args:
-        backbone: a classifier, which stays as it is; its weights are copied, but for `score`.
-        stride: of the features, 2, 4 or 8.
+        classifier: stays as it is; its weights are copied, but for its last layers.
+        stride: of the features, at most that at which the first of the three layers ends (VGG-16: 8).
 
     Attributes:
         stride: as above.
-        backbone: the dilated layers up to fc7. All other parameters start at random, and the released code trains them
-            at ten times the rate.
+        backbone: the dilated layers up to the last of the three. All other parameters start at random, and the released
+            code trains them at ten times the rate.
 
     Raises:
-        WorkbookError: another stride.
+        WorkbookError: another stride, or another kind of network.
     """
 
-    def __init__(self, backbone: FcnVgg16, stride: int = MAX_STRIDE) -> None:
+    def __init__(self, classifier: nn.Module, stride: int = STRIDE) -> None:
         super().__init__()
-        if stride > MAX_STRIDE:
-            raise WorkbookError(f"affinity features at stride {stride}: use 2, 4 or {MAX_STRIDE}, where block 4 ends")
+        outline = outline_of(classifier)
         self.stride = stride
-        self.backbone = dilate(backbone, stride)
-        del self.backbone.drop7, self.backbone.score
-        weights = backbone.state_dict()
-        made = [len(weights[f"{conv}.weight"]) for conv, _ in TAPS.values()]
-        kept = [factor * len(weights["conv1_1.weight"]) for _, factor in TAPS.values()]
-        self.embeddings = nn.ModuleList(map(_embedding, made, kept))
+        self.backbone = Backbone(classifier, outline.taps, stride)
+        if set(self.backbone.strides) != {stride}:
+            finest = min(self.backbone.strides)
+            raise WorkbookError(
+                f"affinity features at stride {stride}: use at most {finest}, where {outline.taps[0]} ends"
+            )
+        kept = [outline.width * 2**i for i in range(len(outline.taps))]
+        self.embeddings = nn.ModuleList(map(_embedding, self.backbone.channels, kept))
         self.mix = nn.Conv2d(sum(kept), sum(kept), 1, bias=False)
         nn.init.xavier_uniform_(self.mix.weight, gain=4)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (B, 3, H, W) to features (B, 7·width, H/stride, W/stride); 448 channels in VGG-16."""
-        tapped = []
-        for name, module in self.backbone.named_children():
-            images = module(images)
-            if name in TAPS:
-                tapped.append(images)
-        embedded = [embed(features) for embed, features in zip(self.embeddings, tapped, strict=True)]
+        embedded = [embed(tap) for embed, tap in zip(self.embeddings, self.backbone(images), strict=True)]
         return F.elu(self.mix(torch.cat(embedded, 1)))
 
 

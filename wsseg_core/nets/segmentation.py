@@ -7,17 +7,14 @@ view. Besides the scores it hands out the two feature maps that difference detec
 """
 
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import ResNet
 
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.data.images import VOID
-from wsseg_core.nets.dilation import dilate
-from wsseg_core.nets.vgg import FcnVgg16
+from wsseg_core.nets.backbones import Backbone, outline_of
 
 STRIDE = 8  # of the scores and the features
 
@@ -41,27 +38,23 @@ class Features(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """The convolutional part of a classifier, at stride 8.
+    """The trunk of a classifier, at stride 8.
 
     Args:
-        backbone: an `FcnVgg16` of any width, or one of torchvision's ResNets; not dilated yet. It is copied, with its
-            weights, and its classification head dropped. Batch normalisation stays what it is there: for statistics
-            that are frozen, as in SSDD, fold them first (`fold_batch_norm`), or build the ResNet with
+        classifier: any with an outline, not dilated beyond stride 8 yet. It is copied, with its weights, and its
+            classification head dropped. Batch normalisation stays what it is there: for statistics that are frozen,
+            as in SSDD, fold them first (`fold_batch_norm`), or build the ResNet with
             `torchvision.ops.FrozenBatchNorm2d`.
 
     Raises:
         WorkbookError: another kind of network.
     """
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
-        if isinstance(backbone, FcnVgg16):
-            self.first, self.deep = _vgg_stages(dilate(backbone, STRIDE))
-        elif isinstance(backbone, ResNet):
-            self.first, self.deep = _resnet_stages(dilate_resnet(backbone))
-        else:
-            raise WorkbookError(f"no segmentation network over {type(backbone).__name__}; use FcnVgg16 or a ResNet")
-        self.low_channels, self.deep_channels = _out_channels(self.first), _out_channels(self.deep)
+        outline = outline_of(classifier)
+        self.backbone = Backbone(classifier, [outline.low, outline.deep], STRIDE)
+        self.low_channels, self.deep_channels = self.backbone.channels
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map normalised images (B, 3, H, W) to features of the first and the last block, (B, channels, h, w) both.
@@ -69,9 +62,8 @@ class Encoder(nn.Module):
         h is H / 8, rounded down over VGG-16 and up over a ResNet. The first block's features are averaged over the
         cells of that grid.
         """
-        first = self.first(images)
-        deep = self.deep(first)
-        return F.adaptive_avg_pool2d(first, deep.shape[-2:]), deep
+        low, deep = self.backbone(images)
+        return F.adaptive_avg_pool2d(low, deep.shape[-2:]), deep
 
 
 class LargeFovHead(nn.Module):
@@ -108,17 +100,17 @@ class SegmentationNet(nn.Module):
 
     Args:
         num_classes: C, foreground classes.
-        backbone: see `Encoder`.
+        classifier: see `Encoder`.
         channels: see `LargeFovHead`.
         dilation: see `LargeFovHead`.
         dropout: see `LargeFovHead`.
     """
 
     def __init__(
-        self, num_classes: int, backbone: nn.Module, channels: int = 1024, dilation: int = 12, dropout: float = 0.5
+        self, num_classes: int, classifier: nn.Module, channels: int = 1024, dilation: int = 12, dropout: float = 0.5
     ) -> None:
         super().__init__()
-        self.encoder = Encoder(backbone)
+        self.encoder = Encoder(classifier)
         self.head = LargeFovHead(self.encoder.deep_channels, num_classes, channels, dilation, dropout)
 
     def forward(self, images: Tensor) -> Features:
@@ -126,42 +118,6 @@ class SegmentationNet(nn.Module):
         low, deep = self.encoder(images)
         scores, high = self.head(deep)
         return Features(scores, low, high)
-
-
-def dilate_resnet(model: ResNet) -> ResNet:
-    """A copy of a ResNet whose last two stages keep stride 8, with dilated kernels instead.
-
-    What torchvision's `replace_stride_with_dilation` does for bottleneck blocks, done for basic blocks too, which
-    torchvision refuses to build with a dilation.
-
-    Args:
-        model: as torchvision builds it, not dilated yet; left as it is. Every fourth feature of the copy's last
-            stage, down and across, is the model's own.
-    """
-    dilated = deepcopy(model)
-    for stage, reached, dilation in ((dilated.layer3, 1, 2), (dilated.layer4, 2, 4)):
-        for conv in (module for module in stage.modules() if isinstance(module, nn.Conv2d)):
-            if conv.kernel_size == (3, 3):
-                side = reached if conv.stride == (2, 2) else dilation  # the one that strode still reads the finer grid
-                conv.dilation = conv.padding = (side, side)
-            conv.stride = (1, 1)
-    return dilated
-
-
-def _vgg_stages(model: FcnVgg16) -> tuple[nn.Sequential, nn.Sequential]:
-    layers = {name: module for name, module in model._modules.items() if module}  # children() skips one used twice
-    second, head = (list(layers).index(name) for name in ("conv2_1", "fc6"))
-    stages = list(layers.values())
-    return nn.Sequential(*stages[:second]), nn.Sequential(*stages[second:head])
-
-
-def _resnet_stages(model: ResNet) -> tuple[nn.Sequential, nn.Sequential]:
-    first = nn.Sequential(model.conv1, model.bn1, model.relu, model.maxpool, model.layer1)
-    return first, nn.Sequential(model.layer2, model.layer3, model.layer4)
-
-
-def _out_channels(stage: nn.Module) -> int:
-    return [module for module in stage.modules() if isinstance(module, nn.Conv2d)][-1].out_channels
 
 
 def resize_masks(masks: Tensor, size: Sequence[int]) -> Tensor:
