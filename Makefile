@@ -11,7 +11,7 @@ TWO_PROCESSES := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 STOP = { echo "make: $(1)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help report test lab bench clean
+.PHONY: help report test demo lab bench clean
 
 help: ## list what there is to make
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 20
@@ -27,6 +27,10 @@ test: $(INSTALLED) ## lint, types, order of the rooms, and the tests with covera
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@OMP_NUM_THREADS=1 $(BIN)/pytest --cov $(TWO_PROCESSES)
+
+demo: $(INSTALLED) ## segment two free photographs, and IMAGES="a.jpg b.png", with the weights that are shipped
+	@$(BIN)/python tools/preflight.py
+	@$(BIN)/wsseg demo $(IMAGES)
 
 lab: $(INSTALLED) ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks

@@ -113,9 +113,8 @@ class SaliencyConfig:
 
     sizes: tuple[int, ...] = _ranged((400, 500, 600), 32, 8192)  # S of equation 5, as input sizes in pixels
     other_sizes: tuple[int, ...] = _ranged((300, 700, 800), 32, 8192, empty=True)  # the rest of table 3
-    blocks: tuple[int, ...] = _ranged(
-        (3, 4, 5), 1, 5
-    )  # L of equation 5: VGG-16's convolutions of these blocks, or stages
+    # L of equation 5: VGG-16's convolutions of these blocks; or stages.
+    blocks: tuple[int, ...] = _ranged((3, 4, 5), 1, 5)
     layers: tuple[tuple[str, ...], ...] = ()  # L by name instead, in groups that count once each
     max_classes: int = _ranged(15, 1)  # maps kept an image, for table 4's largest N
     precision: str = "float32"
@@ -232,9 +231,8 @@ class SegmentationConfig:
     dilation: int = _ranged(12, 1, 64)  # of its large field of view, positions at stride 8
     dropout: float = _ranged(0.5, 0, 0.99)
     crop: int = _ranged(448, 16, 8192)
-    resize_range: tuple[float, float] = _ranged(
-        (1.0, 1.15), 0.05, 10
-    )  # ratio to the crop of the longest side: 448 to 512
+    # Ratio to the crop of the longest side: 448 to 512.
+    resize_range: tuple[float, float] = _ranged((1.0, 1.15), 0.05, 10)
     optimizer: str = "sgd"
     learning_rate: float = _ranged(1e-3, 0, 10)  # of the encoder; the head learns ten times faster
     weight_decay: float = _ranged(2e-4, 0, 10)
@@ -252,9 +250,8 @@ class DifferenceConfig:
     """
 
     channels: int = _ranged(256, 1, 65_536)  # inside the detector
-    training_advice: float = _ranged(
-        0.4, 0, 1
-    )  # bias of the advice wherever masks are refined to be learnt from at once
+    # Bias of the advice wherever masks are refined to be learnt from at once.
+    training_advice: float = _ranged(0.4, 0, 1)
     seed_advice: float = _ranged(0.1, 0, 1)  # the same where the refined masks become the seed of the dynamic stage
     seed_background: float = _ranged(0.1, 0, 1)  # bias of the background there
 
@@ -263,14 +260,12 @@ class DifferenceConfig:
 class DynamicConfig:
     """The dynamic stage of SSDD (notebook 08); what is not here is as in SegmentationConfig."""
 
-    resize_range: tuple[float, float] = _ranged(
-        (1.15, 1.71), 0.05, 10
-    )  # ratio to the crop of the longest side: 512 to 768
+    # Ratio to the crop of the longest side: 512 to 768.
+    resize_range: tuple[float, float] = _ranged((1.15, 1.71), 0.05, 10)
     learning_rate: float = _ranged(1e-3, 0, 10)  # of the encoder; heads and detectors learn ten times faster
     steps: int = _ranged(54_000, 1)  # SSDD: 41 epochs
-    warmup_steps: int = _ranged(
-        0, 0
-    )  # the first of them: detectors learn, while the branches go on learning the fixed seed
+    # The first of them: detectors learn, while the branches go on learning the fixed seed.
+    warmup_steps: int = _ranged(0, 0)
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup_steps < self.steps:

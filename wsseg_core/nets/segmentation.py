@@ -110,6 +110,7 @@ class SegmentationNet(nn.Module):
         self, num_classes: int, classifier: nn.Module, channels: int = 1024, dilation: int = 12, dropout: float = 0.5
     ) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.encoder = Encoder(classifier)
         self.head = LargeFovHead(self.encoder.deep_channels, num_classes, channels, dilation, dropout)
 

@@ -177,10 +177,14 @@ def check_pseudo_labels(masks: ArtifactStore, ids: Sequence[str]) -> None:
 
 def new_network(run: Run, classifier: nn.Module) -> SegmentationNet:
     """The network over the convolutions of a classifier; its head starts at random."""
-    config = run.profile.segmentation
     torch.manual_seed(run.seed)
+    return segmentation_net(run.profile.segmentation, run.devkit.num_classes, classifier)
+
+
+def segmentation_net(config: SegmentationConfig, num_classes: int, classifier: nn.Module) -> SegmentationNet:
+    """The same without a run: for C classes, with the values of a profile."""
     backbone = fold_batch_norm(classifier)
-    return SegmentationNet(run.devkit.num_classes, backbone, config.channels, config.dilation, config.dropout)
+    return SegmentationNet(num_classes, backbone, config.channels, config.dilation, config.dropout)
 
 
 def pseudo_label_recipe(

@@ -183,6 +183,38 @@ def segment(
 
 
 @app.command()
+def demo(
+    images: Annotated[list[Path] | None, typer.Argument(help="Image files of your own, beside the two shown.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the page; made if missing.")] = Path("results/demo"),
+) -> None:
+    """Show the method on two free photographs and on images of your own, with the weights that are shipped.
+
+    wsseg demo my_dog.jpg
+    """
+    from wsseg_core.segment.shipped import load_shipped
+    from wsseg_core.workbook.demo import write_demo
+
+    typer.echo(f"page: {write_demo(images or [], out, load_shipped())}")
+
+
+@app.command()
+def ship(profile: ProfileOption = "animals", seed: SeedOption = 0, results: ResultsOption = "results") -> None:
+    """Write the trained classifier, and the network on PSA seeds, into weights/, for `wsseg demo` and `wsseg segment`.
+
+    wsseg ship --profile animals
+    """
+    from wsseg_core.affinity.cam import NOTEBOOK
+    from wsseg_core.data.run import open_run
+    from wsseg_core.evaluate.tables import read_figures
+    from wsseg_core.segment.shipped import ship as write_weights
+
+    run = open_run(profile, seed, results)
+    scores = {name: value for name, value in read_figures(run.folder).items() if isinstance(value, dict)}
+    facts = {"training_images": len(run.train_ids), "scores": {**scores, "images": len(run.val_ids)}}
+    typer.echo(f"{write_weights(run, 'psa', NOTEBOOK, facts)}: written")
+
+
+@app.command()
 def tables(profile: ProfileOption = "toy", seed: SeedOption = 0, results: ResultsOption = "results") -> None:
     """Print the tables of the last run, published figures beside ours.
 
