@@ -199,7 +199,7 @@ def test_a_killed_training_ends_where_an_uninterrupted_one_does(staged: Run, mon
         path.write_bytes(content)
     assert len(curve) == 3
     start = AffinityNet(load_classifier(staged)).state_dict()
-    assert not torch.equal(whole["backbone.conv1_1.weight"], start["backbone.conv1_1.weight"])
+    assert not torch.equal(whole["backbone.trunk.conv1_1.weight"], start["backbone.trunk.conv1_1.weight"])
 
 
 def test_walked_maps_come_back_as_they_were(staged: Run) -> None:

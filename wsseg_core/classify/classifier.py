@@ -149,7 +149,7 @@ def new_classifier(config: ClassifierConfig, num_classes: int, seed: int) -> nn.
     model = build_classifier(config, num_classes)
     if config.weights == "imagenet":
         try:
-            architecture.load_imagenet_weights(model, _imagenet_state(architecture.imagenet))
+            architecture.load_imagenet_weights(model, architecture.imagenet_weights())
         except ValueError as error:
             raise WorkbookError(
                 f"classifier.weights = 'imagenet' does not fit: {error}; use weights = 'random'"
@@ -176,19 +176,6 @@ def other_network(run: Run) -> Run:
     saliency = replace(run.profile.saliency, layers=other.layers, other_sizes=())
     profile = replace(run.profile, classifier=classifier, saliency=saliency)
     return replace(run, profile=profile, folder=run.folder / other.architecture)
-
-
-def _imagenet_state(name: str) -> dict[str, Tensor]:
-    from torchvision.models import get_weight
-
-    weights = get_weight(name)
-    try:
-        return weights.get_state_dict(progress=True, check_hash=True)
-    except (OSError, RuntimeError) as error:
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise WorkbookError(
-            f"{weights.url}: cannot be downloaded ({error}); put the file into {folder} by hand and run again"
-        ) from None
 
 
 def load_weights(model: nn.Module, path: Path) -> dict[str, Any]:

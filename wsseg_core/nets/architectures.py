@@ -1,7 +1,7 @@
 """The networks that can be the classifier, by name; a further one is a file beside this one and an entry here."""
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from wsseg_core.base.errors import WorkbookError
 from wsseg_core.nets import vgg
 from wsseg_core.nets.backbones import Stage, stages_of
 from wsseg_core.nets.dilation import dilate
+from wsseg_core.nets.pretrained import timm_weights, torchvision_weights
 
 TIMM = "timm:"  # before the name of a network of timm
 POOLINGS = ("max", "average")
@@ -22,13 +23,13 @@ class Architecture(NamedTuple):
 
     Attributes:
         build: makes the network from the config and the number of classes; its start is random.
-        imagenet: name of its weights in torchvision, or of the network in timm.
+        imagenet_weights: fetches the state dict of its ImageNet weights; WorkbookError where they cannot be had.
         load_imagenet_weights: copies the state dict of those into a network; ValueError where it does not fit.
         head_parameters: what the first phase of the training changes.
     """
 
     build: Callable[[ClassifierConfig, int], nn.Module]
-    imagenet: str
+    imagenet_weights: Callable[[], dict[str, Tensor]]
     load_imagenet_weights: Callable[[Any, dict[str, Tensor]], None]
     head_parameters: Callable[[Any], list[nn.Parameter]]
 
@@ -38,7 +39,8 @@ def _vgg16(_: str) -> Architecture:
         arguments = (config.width, config.batch_norm, config.fc_channels, config.fc6_kernel)
         return vgg.FcnVgg16(num_classes, *arguments, dropout=config.dropout)
 
-    return Architecture(build, "VGG16_Weights.IMAGENET1K_V1", vgg.load_imagenet_weights, vgg.head_parameters)
+    fetch = partial(torchvision_weights, "VGG16_Weights.IMAGENET1K_V1")
+    return Architecture(build, fetch, vgg.load_imagenet_weights, vgg.head_parameters)
 
 
 def _resnet18(_: str) -> Architecture:
@@ -47,7 +49,8 @@ def _resnet18(_: str) -> Architecture:
     def build(config: ClassifierConfig, num_classes: int) -> nn.Module:
         return resnet.FcnResNet18(num_classes, config.width)  # always with batch norm, and without VGG's fc layers
 
-    return Architecture(build, "ResNet18_Weights.IMAGENET1K_V1", resnet.load_imagenet_weights, resnet.head_parameters)
+    fetch = partial(torchvision_weights, "ResNet18_Weights.IMAGENET1K_V1")
+    return Architecture(build, fetch, resnet.load_imagenet_weights, resnet.head_parameters)
 
 
 def _timm(name: str) -> Architecture:
@@ -56,7 +59,8 @@ def _timm(name: str) -> Architecture:
     def build(config: ClassifierConfig, num_classes: int) -> nn.Module:
         return timm_nets.FcnTimm(name, num_classes)
 
-    return Architecture(build, name, timm_nets.load_imagenet_weights, timm_nets.head_parameters)
+    fetch = partial(timm_weights, name)
+    return Architecture(build, fetch, timm_nets.load_imagenet_weights, timm_nets.head_parameters)
 
 
 ARCHITECTURES = {"vgg16": _vgg16, "resnet18": _resnet18, TIMM: _timm}
