@@ -39,9 +39,9 @@ UPSTREAM = {
     ],
 }
 
-PROFILE = config.get("profile", "toy")
+PROFILE = str(config.get("profile", "toy"))
 SEED = int(config.get("seed", 0))
-RESULTS = config.get("results", "results")
+RESULTS = str(config.get("results", "results"))
 RUN = open_run(PROFILE, SEED, RESULTS)
 EXECUTED = f"{RUN.folder}/notebooks"
 WSSEG = f"{sys.executable} -m wsseg_core.workbook.command_line"

@@ -1,6 +1,8 @@
 import fcntl
+import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 import nbformat
@@ -129,6 +131,53 @@ def test_workflow_goes_on_from_a_failure_and_runs_nothing_twice(
     for only, said in (("", "nothing to do"), ("1", "to run: 01_second")):
         assert run_workflow("smoke", 0, "results", only=only, dry_run=True)
         assert capsys.readouterr().out.strip() == said
+
+
+def test_a_relative_profile_is_that_of_the_folder_where_it_was_named(
+    workbook: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a results folder may be named like a number."""
+    for folder, width in ((workbook, 3), (workbook / "sub", 5)):
+        folder.mkdir(exist_ok=True)
+        (folder / "mine.toml").write_text(f"[classifier]\nwidth = {width}\n")
+    show = (
+        "from wsseg_core.base.config import load_profile\nprint(load_profile(profile).classifier.width, repr(results))"
+    )
+    write_notebook(workbook / "notebooks/00_first.ipynb", PARAMETERS, show)
+    monkeypatch.chdir(workbook / "sub")
+    assert run_workflow("mine.toml", 0, "2025", until="00_first")
+    assert "5 '2025'" in (workbook / "2025/mine/notebooks/00_first.ipynb").read_text()
+
+
+def test_results_of_another_profile_of_the_same_name_are_kept(workbook: Path) -> None:
+    for folder in ("a", "b"):
+        (workbook / folder).mkdir()
+        (workbook / folder / "mine.toml").write_text("[classifier]\nwidth = 3\n")
+    (workbook / "results/mine").mkdir(parents=True)
+    (workbook / "results/mine/profile.txt").write_text(str(workbook / "a/mine.toml"))
+    with pytest.raises(WorkbookError, match=r"results/mine: holds the results of the profile .*a/mine.toml, not of"):
+        run_workflow("b/mine.toml", 0, "results", until="00_first")
+    assert run_workflow("b/mine.toml", 0, "results", until="00_first", dry_run=True)
+    assert (workbook / "results/mine/profile.txt").read_text() == str(workbook / "a/mine.toml")
+
+
+def test_an_orphan_at_work_is_not_called_a_stopped_run(workbook: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Another process holds the lock and goes on writing its copy, while this run ends with an error."""
+    write_notebook(workbook / "notebooks/00_first.ipynb", PARAMETERS)
+    executed = workbook / "results/smoke/notebooks"
+    executed.mkdir(parents=True)
+    copy = executed / "00_first.running.ipynb"
+    copy.touch()
+    later = time.time() + 1000  # as if it had been written since this run began
+    os.utime(copy, (later, later))
+    with (executed / ".00_first.lock").open("w") as file:
+        file.write("4711")
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert run_workflow("smoke", 0, "results", until="00_first") is False
+    assert "already being run by process 4711; wait for it or stop it" in capfd.readouterr().err.splitlines()[-1]
+    with pytest.raises(WorkbookError, match=r"00_first.running.ipynb: stopped from outside"):
+        headless._snakemake(["--no-such-option"], workbook, workbook / "results/smoke")
 
 
 def test_workflow_checks_every_notebook_before_the_first_starts(workbook: Path) -> None:

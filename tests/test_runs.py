@@ -95,6 +95,14 @@ def test_examples_show_several_classes_first_and_no_image_twice(run: Run, count:
     assert run.example_ids == [f"2008_00000{n}" for n in expected]
 
 
+def test_examples_without_any_class_come_last(run: Run):
+    with_labels(run, "2008_000001")
+    with_labels(run, "2008_000002", "cat")
+    with_labels(run, "2008_000003", "dog", "sheep")
+    run = replace(run, profile=replace(run.profile, sweeps=SweepConfig(example_images=3)))
+    assert run.example_ids == ["2008_000003", "2008_000002", "2008_000001"]
+
+
 def test_settings_name_the_data_the_seed_the_code_and_what_is_given(run: Run):
     settings = run.settings("saliency", sizes=(400, 500))
     assert settings.keys() == {"data", "seed", "code", "sizes"}

@@ -89,7 +89,8 @@ class ClassifierConfig:
     dropout: float = _ranged(0.5, 0, 0.99)
     stride: int = _ranged(32, 1, 32)  # of the score map; below it, convolutions are dilated instead
     pooling: str = "max"  # of the score map over the image; "average" learns faster above a frozen trunk
-    weights: str = "imagenet"  # of torchvision, timm or a package; or "random", or a path to a checkpoint
+    # "imagenet": of torchvision, timm or a package; "random"; or a checkpoint, by a path from the workbook's folder.
+    weights: str = "imagenet"
     optimizer: str = "sgd"  # "sgd" or "adamw"
     learning_rate: float = _ranged(1e-5, 0, 10)
     schedule: str = "constant"  # "constant" or "one_cycle"
@@ -268,6 +269,7 @@ class DynamicConfig:
     warmup_steps: int = _ranged(0, 0)
 
     def __post_init__(self) -> None:
+        _check_ranges(self, "dynamic")
         if not 0 <= self.warmup_steps < self.steps:
             raise WorkbookError(
                 f"dynamic.warmup_steps = {self.warmup_steps}: use 0 or more, fewer than dynamic.steps = {self.steps}"
@@ -336,6 +338,11 @@ def available_profiles() -> list[str]:
     return sorted(path.stem for path in PROFILE_FOLDER.glob("*.toml"))
 
 
+def profile_path(name: str) -> Path:
+    """The absolute path of a profile, by its name or by the path of a TOML file, relative to the current folder."""
+    return Path(name).absolute() if name.endswith(".toml") else PROFILE_FOLDER / f"{name}.toml"
+
+
 def load_profile(name: str) -> Profile:
     """Read a profile by its name, or by the path of a TOML file of the user's own.
 
@@ -343,7 +350,7 @@ def load_profile(name: str) -> Profile:
         WorkbookError: no such profile, a file that is not TOML, an unknown key (the nearest known one is
             named), or a value of the wrong type or out of its range.
     """
-    path = Path(name) if name.endswith(".toml") else PROFILE_FOLDER / f"{name}.toml"
+    path = profile_path(name)
     if not path.is_file():
         raise WorkbookError(
             f"no profile {name!r}; use one of {', '.join(available_profiles())} or a path to a .toml file"

@@ -24,7 +24,7 @@ from wsseg_core.base.artifacts import ArtifactStore
 from wsseg_core.base.config import ClassifierConfig
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.classify.training import Hardware, Key, Recipe, fit, new_optimizer, read_checkpoint
-from wsseg_core.data.run import Run
+from wsseg_core.data.run import Run, project_root
 from wsseg_core.data.transforms import resize_and_pad
 from wsseg_core.data.voc import VocDevkit
 from wsseg_core.nets.architectures import architecture_of, build_classifier
@@ -155,7 +155,7 @@ def new_classifier(config: ClassifierConfig, num_classes: int, seed: int) -> nn.
                 f"classifier.weights = 'imagenet' does not fit: {error}; use weights = 'random'"
             ) from None
     elif config.weights != "random":
-        load_weights(model, Path(config.weights))
+        load_weights(model, project_root() / config.weights)
     return model
 
 

@@ -70,9 +70,9 @@ class Run:
 
     @property
     def example_ids(self) -> list[str]:
-        """The same few validation images that every notebook shows: several classes first, then in order."""
+        """The same few validation images that every notebook shows: several classes first, then one, then none."""
         counts = dict(zip(self.val_ids, self.devkit.label_matrix(self.val_ids).sum(1), strict=True))
-        several_first = sorted(self.val_ids, key=lambda image_id: counts[image_id] <= 1)
+        several_first = sorted(self.val_ids, key=lambda image_id: min(counts[image_id], 2), reverse=True)
         return several_first[: self.profile.sweeps.example_images]
 
     def artifacts(self, stage: str) -> Path:

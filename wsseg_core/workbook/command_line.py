@@ -62,7 +62,7 @@ def data_toyvoc(profile: ProfileOption = "toy") -> None:
 def data_fetch(
     dataset: Annotated[str, typer.Argument(help="Only voc: VOC 2012 with the SBD masks.")],
     archives: Annotated[Path | None, typer.Option(help="Folder of archives that you have already.")] = None,
-    folder: Annotated[Path, typer.Option(help="Where to unpack.")] = Path("data"),
+    folder: Annotated[Path | None, typer.Option(help="Where to unpack; data/ of the workbook if left out.")] = None,
     only: Annotated[str, typer.Option(help="Just the images of a list, data/lists/ONLY_*.txt: animals.")] = "",
 ) -> None:
     """Download a data set, or unpack archives that lie here already; their hashes are checked either way.
@@ -76,7 +76,9 @@ def data_fetch(
         wsseg data fetch voc --only animals
     """
     from wsseg_core.data.download import fetch_subset, fetch_voc
+    from wsseg_core.data.run import project_root
 
+    folder = folder or project_root() / "data"
     if dataset != "voc":
         raise WorkbookError(f"no data set {dataset!r} to fetch; use: wsseg data fetch voc")
     typer.echo(fetch_subset(only, folder, archives) if only else fetch_voc(folder, archives))

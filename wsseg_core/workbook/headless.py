@@ -6,6 +6,7 @@ import csv
 import difflib
 import fcntl
 import io
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from wsseg_core.base.artifacts import write_atomically
+from wsseg_core.base.config import profile_path
 from wsseg_core.base.dependencies import parse_cell, read_cells
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.base.parallel import check_shared_memory, limit_cores
@@ -64,7 +67,7 @@ def run_notebook(path: Path, output: Path, parameters: Mapping[str, Any]) -> Non
     """
     check_parameters(path, parameters)
     running, failed = (output.with_suffix(f".{state}.ipynb") for state in ("running", "failed"))
-    with _alone(output.with_name(f".{output.stem}.lock")):
+    with _alone(_lock_of(output)):
         start = time.monotonic()
         print(f"{path.stem}: started", file=sys.stderr, flush=True)
         reason = _execute(path.resolve(), running.resolve(), parameters)
@@ -127,11 +130,13 @@ def run_workflow(
 
     Raises:
         WorkbookError: nothing was started, because the profile, a notebook, the results folder or the machine is not
-            fit.
+            fit, or because another profile of the same name has its results there.
     """
     root = project_root()
     run = open_run(profile, seed, results)
     check_shared_memory(run.profile)
+    if profile.endswith(".toml"):
+        profile = str(profile_path(profile))  # the notebooks run in another folder
     sources = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     if not sources:
         raise WorkbookError(f"{root}: no notebooks here; change to the folder of the workbook and run again")
@@ -142,11 +147,14 @@ def run_workflow(
     if target := only or until:
         arguments += ["--force"] if only else []
         arguments.append(str(run.folder / "notebooks" / _named(target, sources).name))
-    arguments += ["--config", f"profile={profile}", f"seed={seed}", f"results={results}"]
+    # In quotes, as Snakemake takes 2025 for a number and "on" for a truth value.
+    arguments += ["--config", f"profile={json.dumps(profile)}", f"seed={seed}", f"results={json.dumps(results)}"]
     pending = _out_of_date(arguments, root)
     if pending is None:
         return False
     print(f"to run: {', '.join(pending)}" if pending else "nothing to do", flush=True)
+    if not dry_run:
+        _claim(run.folder, profile)
     return dry_run or not pending or _snakemake([*arguments, "--quiet", "all"], root, run.folder, cores)
 
 
@@ -174,6 +182,19 @@ def _execute(path: Path, running: Path, parameters: Mapping[str, Any]) -> str:
     return ""
 
 
+def _lock_of(output: Path) -> Path:
+    """The lock of a notebook, by the path of its copy, executed or running."""
+    return output.with_name(f".{output.name.partition('.')[0]}.lock")
+
+
+def _is_held(lock: Path) -> bool:
+    try:
+        with _alone(lock):
+            return False
+    except WorkbookError:
+        return True
+
+
 @contextlib.contextmanager
 def _alone(lock: Path) -> Iterator[None]:
     """Hold a lock that the operating system takes back when its owner ends, however that happens."""
@@ -198,6 +219,18 @@ def _make_folder(folder: Path) -> None:
         writable = False
     if not writable:
         raise WorkbookError(f"{folder}: cannot be written; make the folder writable, or choose another with --results")
+
+
+def _claim(folder: Path, profile: str) -> None:
+    """Note whose results lie in a folder, which is named after the profile's file alone."""
+    record = folder / "profile.txt"
+    owner = record.read_text(encoding="utf-8") if record.is_file() else profile
+    if owner != profile:
+        raise WorkbookError(
+            f"{folder}: holds the results of the profile {owner}, not of {profile}; rename one of the two, choose "
+            f"another folder with --results, or delete {record.name} there"
+        )
+    write_atomically(record, profile.encode())
 
 
 def _named(only: str, sources: list[Path]) -> Path:
@@ -229,7 +262,7 @@ def _snakemake(arguments: list[str], root: Path, folder: Path, cores: int | None
     except KeyboardInterrupt:  # the child was interrupted too, and ends its notebook before it ends itself
         code = process.wait()
     left = [path for path in folder.glob("notebooks/*.running.ipynb") if path.stat().st_mtime > start]
-    if code and left:
+    if code and left and not any(_is_held(_lock_of(path)) for path in left):  # else the notebook has said by whom
         print(file=sys.stderr)  # a progress bar ended within its line
         raise WorkbookError(f"{left[0]}: stopped from outside; run again, it goes on from what is on disk")
     return code == 0
