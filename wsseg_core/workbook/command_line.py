@@ -141,6 +141,19 @@ def run(
         typer.echo(f"report: {open_run(profile, seed, results).folder / 'report' / 'index.html'}")
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def lab(context: typer.Context, profile: ProfileOption = "toy") -> None:
+    """Open the notebooks in JupyterLab, all of them with one profile; further options are JupyterLab's.
+
+    wsseg lab --profile smoke
+
+    wsseg lab --no-browser --port 8889
+    """
+    from wsseg_core.workbook.headless import open_lab
+
+    open_lab(profile, context.args)
+
+
 @app.command()
 def train(
     profile: ProfileOption = "toy",
@@ -205,7 +218,7 @@ def figures(
     """
     from wsseg_core.data.run import open_run
     from wsseg_core.evaluate.tables import read_figures
-    from wsseg_core.workbook.report import wall_seconds
+    from wsseg_core.workbook.progress import wall_seconds
 
     folder = open_run(profile, seed, results).folder
     values = read_figures(folder) | {"wall_s": wall_seconds(folder)}
@@ -223,7 +236,7 @@ def docs(
     """
     from wsseg_core.data.run import open_run, project_root
     from wsseg_core.evaluate.tables import write_figures
-    from wsseg_core.workbook.report import wall_seconds
+    from wsseg_core.workbook.progress import wall_seconds
     from wsseg_core.workbook.results_page import take_reference, write_results_page
 
     if take:
@@ -235,19 +248,22 @@ def docs(
 
 @app.command(hidden=True)
 def execute(notebook: Path, output: Path, profile: ProfileOption, seed: SeedOption, results: ResultsOption) -> None:
-    """Run one notebook; a rule of the Snakefile."""
+    """Run one notebook, and show it in the report; a rule of the Snakefile."""
+    from wsseg_core.data.run import open_run
     from wsseg_core.workbook.headless import run_notebook
+    from wsseg_core.workbook.report import reported
 
-    run_notebook(notebook, output, {"profile": profile, "seed": seed, "results": results})
+    with reported(open_run(profile, seed, results), notebook.stem):
+        run_notebook(notebook, output, {"profile": profile, "seed": seed, "results": results})
 
 
 @app.command(hidden=True)
 def report(profile: ProfileOption, seed: SeedOption, results: ResultsOption) -> None:
     """Write the web pages of a run; a rule of the Snakefile."""
-    from wsseg_core.data.run import open_run
+    from wsseg_core.data.run import notebook_sources, open_run, project_root
     from wsseg_core.workbook.report import export_html
 
-    export_html(open_run(profile, seed, results).folder)
+    export_html(open_run(profile, seed, results), notebook_sources(project_root()))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from wsseg_core.base.artifacts import write_atomically
 from wsseg_core.base.config import Profile
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.files import write_atomically
 from wsseg_core.classify.classifier import classifier_from_checkpoint
 from wsseg_core.data.images import read_image, write_palette_png
 from wsseg_core.nets.folding import fold_batch_norm
