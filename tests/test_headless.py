@@ -14,6 +14,7 @@ from wsseg_core.base.errors import WorkbookError
 from wsseg_core.data.run import default_profile
 from wsseg_core.workbook import headless
 from wsseg_core.workbook.headless import LAST_STAGE, check_parameters, open_lab, run_notebook, run_seeds, run_workflow
+from wsseg_core.workbook.progress import peak_bytes
 
 PARAMETERS = 'profile = "toy"\nseed: int = 0\nresults = "results"'
 
@@ -124,6 +125,7 @@ def test_workflow_goes_on_from_a_failure_and_runs_nothing_twice(
     assert "[1/2] 00 The first step: done in" in err
     assert "[2/2] 01 The first step: started\n" in err
     assert (executed / "01_second.failed.ipynb").is_file()
+    assert peak_bytes(executed / "00_first.ipynb") > 2**25  # of two processes that have Python in them
     index = (workbook / "results/smoke/report/index.html").read_text()  # before all of them have run
     assert '<a href="00_first.html">The first step</a>' in index
     assert "stopped by an error" in index

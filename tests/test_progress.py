@@ -16,6 +16,8 @@ from wsseg_core.workbook.progress import (
     clock,
     estimate,
     finished_since,
+    notebook_seconds,
+    peak_bytes,
     plan_stamp,
     read_plan,
     readable_time,
@@ -80,6 +82,12 @@ def test_a_plan_knows_the_reference_and_else_the_last_run(tmp_path: Path, capsys
     assert plan.notebooks == ["01_a", "02_b", "03_c"]
     assert plan.recorded == {"01_a": 100.0, "02_b": 7.0}
     assert plan_stamp(tmp_path / "toy-seed1") != before
+
+
+def test_what_was_not_noted_is_nothing(tmp_path: Path) -> None:
+    path = write_notebook(tmp_path / "01_a.ipynb")
+    for noted in (path, tmp_path / "none.ipynb"):
+        assert (notebook_seconds(noted), peak_bytes(noted)) == (0.0, 0)
 
 
 def test_only_what_was_executed_since_the_plan_counts_as_finished(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import difflib
 import fcntl
 import io
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from typing import Any
 from wsseg_core.base.config import load_profile
 from wsseg_core.base.dependencies import parse_cell, read_cells
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.files import write_atomically
+from wsseg_core.base.machine import PeakMemory
 from wsseg_core.data.run import PROFILE_VARIABLE, notebook_sources, open_run, project_root
 from wsseg_core.workbook.progress import Progress, plan_stamp
 from wsseg_core.workbook.status_line import StatusLine
@@ -74,8 +77,9 @@ def run_notebook(path: Path, output: Path, parameters: Mapping[str, Any]) -> Non
     with _alone(output.with_name(f".{output.stem}.lock")):
         start = time.monotonic()
         progress = Progress(path, output.parent.parent)
-        with _shown(progress) as screen:
+        with _shown(progress) as screen, PeakMemory() as memory:
             reason = _execute(path.resolve(), running.resolve(), parameters, screen)
+        _note(running, peak_bytes=memory.peak)
         os.replace(running, failed if reason else output)
     if reason:
         raise WorkbookError(f"{path}: {reason}; open {failed} to see it in place, mend the cause and run again")
@@ -186,6 +190,13 @@ def _execute(path: Path, running: Path, parameters: Mapping[str, Any], screen: S
     except OSError as error:
         raise WorkbookError(f"{running}: cannot be written ({error.strerror}); free disk space and run again") from None
     return ""
+
+
+def _note(executed: Path, **values: Any) -> None:
+    """Keep something about a run in the metadata of the executed copy."""
+    content = json.loads(executed.read_text(encoding="utf-8"))
+    content["metadata"]["wsseg"] = values
+    write_atomically(executed, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 @contextlib.contextmanager

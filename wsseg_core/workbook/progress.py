@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from wsseg_core.base.dependencies import read_cells
 
@@ -75,12 +76,20 @@ def wall_seconds(run_folder: Path) -> dict[str, float]:
 
 
 def notebook_seconds(path: Path) -> float:
-    """How long an executed notebook took; 0 where papermill did not note it."""
+    """How long an executed notebook took; 0 where that was not noted."""
+    return float(_metadata(path).get("papermill", {}).get("duration") or 0.0)
+
+
+def peak_bytes(path: Path) -> int:
+    """The most memory that an executed notebook and its processes took at a time; 0 where that was not noted."""
+    return int(_metadata(path).get("wsseg", {}).get("peak_bytes", 0))
+
+
+def _metadata(path: Path) -> dict[str, Any]:
     try:
-        noted = json.loads(path.read_text(encoding="utf-8"))["metadata"]["papermill"]
-        return float(noted.get("duration") or 0.0)
+        return json.loads(path.read_text(encoding="utf-8"))["metadata"]
     except (OSError, ValueError, KeyError):
-        return 0.0
+        return {}
 
 
 def recorded_seconds(run_folder: Path) -> dict[str, float]:
