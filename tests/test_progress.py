@@ -29,7 +29,7 @@ PLAN = Plan(0.0, ["01_a", "02_b", "03_c"], {"01_a": 100.0, "02_b": 200.0, "03_c"
 
 
 def write_notebook(path: Path, seconds: float | None = None) -> Path:
-    cells = [new_markdown_cell("Before.\n\n# Of `b` and *c*\n\n## Then"), new_code_cell("x = 1")]
+    cells = [new_markdown_cell("Before.\n\n# Of `b` and *c*: what for?\n\n## Then"), new_code_cell("x = 1")]
     notebook = new_notebook(cells=cells)
     notebook.metadata["papermill"] = {"duration": seconds}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,15 +98,17 @@ def test_only_what_was_executed_since_the_plan_counts_as_finished(tmp_path: Path
 
 def test_lines_of_a_notebook_in_a_run(tmp_path: Path) -> None:
     source = write_notebook(tmp_path / "02_b.ipynb")
-    assert Progress(source, tmp_path).now(8) == "02 Of b and c … 0:08"
+    assert Progress(source, tmp_path).now(8, 99) == "02 Of b and c … 0:08"
     assert Progress(source, tmp_path).started() == "02 Of b and c: started"
     announce(tmp_path, PLAN.notebooks)
     assert Progress(source, tmp_path).started() == "[1/3] 02 Of b and c: started"
     recorded = {"started": 2**33, "notebooks": PLAN.notebooks, "recorded": {"01_a": 60, "02_b": 390, "03_c": 900}}
     (tmp_path / ".plan.json").write_text(json.dumps(recorded))
     progress = Progress(source, tmp_path)
-    assert progress.now(250) == "[1/3] 02 Of b and c … 4:10 of about 6:30; whole run about 18 min left"
-    assert progress.now(5000).endswith("1:23:20 of about 6:30; whole run about 16 min left")
+    assert progress.now(250, 99) == "[1/3] 02 Of b and c … 4:10 of about 6:30; whole run about 18 min left"
+    assert progress.now(5000, 99).endswith("1:23:20 of about 6:30; whole run about 16 min left")
+    assert progress.now(250, 64) == "[1/3] 02 Of b … 4:10 of about 6:30; whole run about 18 min left"
+    assert progress.now(250, 10) == " … 4:10 of"
     assert progress.started() == "[1/3] 02 Of b and c: started, about 6 min; whole run about 22 min left"
     assert progress.done(250) == "[1/3] 02 Of b and c: done in 4 min 10 s"
 
@@ -152,7 +154,7 @@ class Screen(io.StringIO):
 def test_the_status_stands_above_the_bar_and_below_what_is_finished(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status_line, "get_terminal_size", lambda: os.terminal_size((30, 24)))
     screen = Screen()
-    with StatusLine(screen, lambda seconds: "status" + " and so on" * 9, every=3600) as status:  # type: ignore[arg-type]
+    with StatusLine(screen, lambda seconds, width: ("status" + " and so on" * 9)[:width], every=3600) as status:  # type: ignore[arg-type]
         shown = ("status" + " and so on" * 9)[:29]
         assert screen.lines() == [shown, ""]
         status.write("\rdrawing:  10%")
@@ -166,7 +168,7 @@ def test_the_status_stands_above_the_bar_and_below_what_is_finished(monkeypatch:
 
 def test_the_status_follows_the_clock() -> None:
     screen, ticks = Screen(), []
-    with StatusLine(screen, lambda seconds: ticks.append(seconds) or f"tick {len(ticks)}", every=0.001):  # type: ignore[func-returns-value]
+    with StatusLine(screen, lambda seconds, width: ticks.append(seconds) or f"tick {len(ticks)}", every=0.001):  # type: ignore[func-returns-value]
         while len(ticks) < 5:
             pass
     assert screen.lines() == [""]

@@ -190,10 +190,11 @@ class Progress:
         place = f"[{self.estimate.place}/{self.estimate.count}] " if self.estimate else ""
         self.label = f"{place}{source.stem[:2]} {notebook_title(source)}"
 
-    def now(self, elapsed: float) -> str:
-        """The line while it runs: `… 4:10 of about 6:30; whole run about 18 min left`."""
+    def now(self, elapsed: float, width: int) -> str:
+        """The line while it runs: `… 4:10 of about 6:30; whole run about 18 min left`; the title gives way to it."""
         about = f" of about {clock(self.estimate.seconds)}" if self.estimate and self.estimate.seconds else ""
-        return f"{self.label} … {clock(elapsed)}{about}{self._left(elapsed)}"
+        times = f" … {clock(elapsed)}{about}{self._left(elapsed)}"
+        return f"{self.label[: max(width - len(times), 0)].rstrip()}{times}"[:width]
 
     def started(self) -> str:
         """The line of a log when it starts."""
@@ -212,7 +213,7 @@ class Progress:
 
 
 def notebook_title(notebook: Path) -> str:
-    """The first heading, without Markdown's marks; the name of the file where there is none."""
+    """The first heading up to a colon, without Markdown's marks; the name of the file where there is none."""
     prose = (cell["source"] for cell in read_cells(notebook) if cell["cell_type"] == "markdown")
     headings = (line for source in prose for line in source.splitlines() if line.startswith("#"))
-    return next(headings, notebook.stem).lstrip("# ").replace("*", "").replace("`", "")
+    return next(headings, notebook.stem).partition(":")[0].lstrip("# ").replace("*", "").replace("`", "")

@@ -15,11 +15,11 @@ class StatusLine:
 
     Args:
         terminal: what is written to.
-        text: gives the line for the seconds that have passed.
+        text: gives the line for the seconds that have passed and the characters that it may have.
         every: seconds between two looks at the clock.
     """
 
-    def __init__(self, terminal: TextIO, text: Callable[[float], str], every: float = 1.0) -> None:
+    def __init__(self, terminal: TextIO, text: Callable[[float, int], str], every: float = 1.0) -> None:
         self._terminal, self._text, self._every = terminal, text, every
         self._start = time.monotonic()
         self._bar = ""
@@ -56,10 +56,10 @@ class StatusLine:
 
     def _draw(self, finished: Sequence[str] = ()) -> None:
         width = get_terminal_size().columns - 1  # a line that wraps could not be erased
-        status = self._text(time.monotonic() - self._start)
+        status = self._text(time.monotonic() - self._start, width)
         with self._lock:
             above = "".join(f"{line}\n" for line in finished if line)
-            self._terminal.write(f"{self._erased()}{above}{status[:width]}\n{self._bar[:width]}")
+            self._terminal.write(f"{self._erased()}{above}{status}\n{self._bar[:width]}")
             self._terminal.flush()
             self._drawn = True
 
