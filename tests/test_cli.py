@@ -8,10 +8,11 @@ import pytest
 
 from wsseg_core.classify import classifier
 from wsseg_core.data import download
+from wsseg_core.data.run import open_run
 from wsseg_core.workbook import headless, own_images, report
 from wsseg_core.workbook.command_line import main
 
-COMMANDS = ["run", "train", "segment", "tables", "figures", "data toyvoc", "data fetch", "data check"]
+COMMANDS = ["run", "lab", "train", "segment", "tables", "figures", "data toyvoc", "data fetch", "data check"]
 
 
 @pytest.fixture
@@ -174,11 +175,21 @@ def test_fetch_takes_archives_from_a_folder(wsseg: Any, calls: Any) -> None:
     assert noted == [((Path("here"), Path("there")), {})]
 
 
-def test_rules_of_the_workflow(wsseg: Any, calls: Any, tmp_path: Path) -> None:
+def test_rules_of_the_workflow(wsseg: Any, calls: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     executed, exported = calls(headless, "run_notebook"), calls(report, "export_html")
+    indexed = calls(report, "write_index")
     options = ["--profile", "smoke", "--seed", "1", "--results", str(tmp_path)]
     wsseg("execute", "in.ipynb", "out.ipynb", *options)
     wsseg("report", *options)
+    run = open_run("smoke", 1, str(tmp_path))
     parameters = {"profile": "smoke", "seed": 1, "results": str(tmp_path)}
     assert executed == [((Path("in.ipynb"), Path("out.ipynb"), parameters), {})]
-    assert exported == [((tmp_path / "smoke-seed1",), {})]
+    assert indexed == [((run, [], "in"), {})]
+    assert exported == [((run, []), {})] * 2  # with the page of the notebook, and at the end
+
+
+def test_lab_hands_on_what_is_jupyterlabs(wsseg: Any, calls: Any) -> None:
+    noted = calls(headless, "open_lab")
+    assert wsseg("lab", "--profile", "smoke", "--no-browser", "--port", "1")[0] == 0
+    assert noted == [(("smoke", ["--no-browser", "--port", "1"]), {})]

@@ -5,7 +5,7 @@ import pytest
 
 from wsseg_core.base.config import DataConfig, Profile, SweepConfig
 from wsseg_core.base.errors import WorkbookError
-from wsseg_core.data.run import Run, open_run, project_root
+from wsseg_core.data.run import Run, open_run, project_root, repetitions
 
 
 @pytest.fixture
@@ -32,6 +32,15 @@ def test_other_seeds_and_result_folders_lie_apart(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     assert open_run("toy", seed=3).folder == tmp_path / "results" / "toy-seed3"
     assert open_run("toy", results=str(tmp_path / "elsewhere")).folder == tmp_path / "elsewhere" / "toy"
+
+
+def test_repetitions_are_those_that_have_a_folder(tmp_path: Path) -> None:
+    for name in ("smoke-seed10", "smoke", "smoke-seed2", "smoke-seed0", "smoke-seed", "smoke-other", "smoke-seed2-old"):
+        (tmp_path / name).mkdir()
+    found = repetitions("smoke", str(tmp_path))
+    assert [(run.seed, run.folder.name) for run in found] == [(0, "smoke"), (2, "smoke-seed2"), (10, "smoke-seed10")]
+    assert repetitions("toy", str(tmp_path)) == []
+    assert repetitions("smoke", str(tmp_path / "nowhere")) == []
 
 
 def test_a_negative_seed_is_refused():

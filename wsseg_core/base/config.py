@@ -314,6 +314,7 @@ class Profile:
     """All stages of one run."""
 
     name: str = "voc"
+    meaningful: bool = True  # false: a test of the machinery, whose pages say so, and no claim gets a verdict
     data: DataConfig = field(default_factory=DataConfig)
     toyvoc: ToyVocConfig = field(default_factory=ToyVocConfig)
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)

@@ -20,8 +20,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
 
-from wsseg_core.base.artifacts import plain, write_atomically
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.files import plain, write_atomically
 from wsseg_core.data.loading import image_loader, received
 
 if TYPE_CHECKING:

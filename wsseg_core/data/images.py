@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from wsseg_core.base.artifacts import write_atomically
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.files import write_atomically
 
 VOID = 255  # value of a mask that is never scored
 REPLACE_IMAGE = "replace it with a whole JPEG or PNG"

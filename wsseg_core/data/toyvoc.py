@@ -20,9 +20,9 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
-from wsseg_core.base.artifacts import plain, write_atomically, write_json
 from wsseg_core.base.config import ToyVocConfig
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.files import plain, write_atomically, write_json
 from wsseg_core.base.parallel import parallel_map
 from wsseg_core.data.images import write_palette_png
 from wsseg_core.data.toy.composition import SPLITS, draw_scene

@@ -14,9 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from wsseg_core.base.artifacts import plain, write_json
 from wsseg_core.base.config import CrfConfig
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.files import plain, write_json
 from wsseg_core.classify.classifier import classifier_settings
 from wsseg_core.crf.dense import REFERENCE_SIZE
 from wsseg_core.data.run import Run

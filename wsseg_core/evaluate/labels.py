@@ -3,10 +3,14 @@
 CSV files keep the short names of `claims`, by which rows are found again.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = ("row", "label", "name", "left", "right", "against", "rival", "method")  # of tables, that hold names of rows
 

@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from wsseg_core.base.artifacts import write_atomically, write_json
 from wsseg_core.base.config import Profile, load_profile
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.files import write_atomically, write_json
 from wsseg_core.classify.classifier import load_classifier, new_classifier
 from wsseg_core.data.run import Run
 from wsseg_core.nets.folding import fold_batch_norm

@@ -1,6 +1,7 @@
 """The command line `wsseg`. Each command imports what it needs when it is called, so that --help answers at once."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -119,6 +120,7 @@ def run(
     only: Annotated[str, typer.Option(help="Number of one notebook: run it again, after whatever it needs.")] = "",
     dry_run: Annotated[bool, typer.Option(help="Only say what would run.")] = False,
     cores: Annotated[int | None, typer.Option(min=1, help="Cores to use; all if left out.")] = None,
+    devkit: Annotated[Path | None, typer.Option(help="Data set, in place of the profile's.")] = None,
 ) -> None:
     """Run the notebooks that are out of date, in order, and write the report.
 
@@ -130,8 +132,10 @@ def run(
         wsseg run --only 03 --seed 1
 
         wsseg run --seeds 3
+
+        wsseg run --profile animals --devkit ~/voc_animals
     """
-    from wsseg_core.data.run import open_run
+    from wsseg_core.data.run import DEVKIT_VARIABLE, open_run
     from wsseg_core.workbook.headless import run_seeds, run_workflow
 
     if seeds < 1:
@@ -139,6 +143,8 @@ def run(
     if seeds > 1 and (seed is not None or only):
         raise WorkbookError("--seeds runs several seeds as a whole; leave out --seed and --only, or --seeds")
     seed = seed or 0
+    if devkit:
+        os.environ[DEVKIT_VARIABLE] = str(devkit.resolve())
     if seeds > 1:
         done = run_seeds(profile, seeds, results, dry_run, cores)
     else:
@@ -147,6 +153,19 @@ def run(
         raise typer.Exit(1)
     if not only and not dry_run:
         typer.echo(f"report: {open_run(profile, seed, results).folder / 'report' / 'index.html'}")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def lab(context: typer.Context, profile: ProfileOption = "toy") -> None:
+    """Open the notebooks in JupyterLab, all of them with one profile; further options are JupyterLab's.
+
+    wsseg lab --profile smoke
+
+    wsseg lab --no-browser --port 8889
+    """
+    from wsseg_core.workbook.headless import open_lab
+
+    open_lab(profile, context.args)
 
 
 @app.command()
@@ -245,7 +264,7 @@ def figures(
     """
     from wsseg_core.data.run import open_run
     from wsseg_core.evaluate.tables import read_figures
-    from wsseg_core.workbook.report import wall_seconds
+    from wsseg_core.workbook.progress import wall_seconds
 
     folder = open_run(profile, seed, results).folder
     values = read_figures(folder) | {"wall_s": wall_seconds(folder)}
@@ -263,7 +282,7 @@ def docs(
     """
     from wsseg_core.data.run import open_run, project_root
     from wsseg_core.evaluate.tables import write_figures
-    from wsseg_core.workbook.report import wall_seconds
+    from wsseg_core.workbook.progress import wall_seconds
     from wsseg_core.workbook.results_page import take_reference, write_results_page
 
     if take:
@@ -275,19 +294,22 @@ def docs(
 
 @app.command(hidden=True)
 def execute(notebook: Path, output: Path, profile: ProfileOption, seed: SeedOption, results: ResultsOption) -> None:
-    """Run one notebook; a rule of the Snakefile."""
+    """Run one notebook, and show it in the report; a rule of the Snakefile."""
+    from wsseg_core.data.run import open_run
     from wsseg_core.workbook.headless import run_notebook
+    from wsseg_core.workbook.report import reported
 
-    run_notebook(notebook, output, {"profile": profile, "seed": seed, "results": results})
+    with reported(open_run(profile, seed, results), notebook.stem):
+        run_notebook(notebook, output, {"profile": profile, "seed": seed, "results": results})
 
 
 @app.command(hidden=True)
 def report(profile: ProfileOption, seed: SeedOption, results: ResultsOption) -> None:
     """Write the web pages of a run; a rule of the Snakefile."""
-    from wsseg_core.data.run import open_run
+    from wsseg_core.data.run import notebook_sources, open_run, project_root
     from wsseg_core.workbook.report import export_html
 
-    export_html(open_run(profile, seed, results).folder)
+    export_html(open_run(profile, seed, results), notebook_sources(project_root()))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from wsseg_core.base.artifacts import write_atomically
+from wsseg_core.base.files import write_atomically
 from wsseg_core.data.images import read_image
 from wsseg_core.saliency.dcsm import dcsm_setting, live_maps, live_score_map
 from wsseg_core.segment.predictions import SegmentationImageMaps, grid_log_probabilities, inference_sizes

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from wsseg_core.base.artifacts import plain, write_atomically
 from wsseg_core.base.config import Profile
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.files import plain, write_atomically
 from wsseg_core.classify.classifier import classifier_from_checkpoint
 from wsseg_core.classify.training import read_checkpoint
 from wsseg_core.data.images import read_image, write_palette_png

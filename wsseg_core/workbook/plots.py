@@ -15,7 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import FancyBboxPatch, Patch
 from torch import Tensor
 
-from wsseg_core.base.artifacts import write_atomically
+from wsseg_core.base.files import write_atomically
 from wsseg_core.data.images import VOC_PALETTE, VOID
 from wsseg_core.data.transforms import MEAN, STD
 from wsseg_core.evaluate.labels import labelled, row_label
