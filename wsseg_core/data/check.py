@@ -105,19 +105,11 @@ def _check_split(devkit: VocDevkit, split: str) -> tuple[list[str], list[Problem
 
 def _images_that_need_a_mask(devkit: VocDevkit, ids: dict[str, list[str]]) -> dict[str, bool]:
     """All images, by id, and whether one of their splits is scored, as it has masks."""
-    needs_mask: dict[str, bool] = {}
+    masks, needs_mask = VocMasks(devkit), dict[str, bool]()
     for members in ids.values():
-        scored = any(_has_mask(devkit, image_id) for image_id in members)
+        scored = any(masks.has(image_id) for image_id in members)
         needs_mask |= {image_id: scored or needs_mask.get(image_id, False) for image_id in members}
     return needs_mask
-
-
-def _has_mask(devkit: VocDevkit, image_id: str, kind: str = "class") -> bool:
-    try:
-        VocMasks(devkit, kind).path(image_id)
-    except DevkitError as error:
-        return Path(error.problem.file).exists()  # a file that is no mask
-    return True
 
 
 def _check_image(devkit: VocDevkit, item: tuple[str, bool]) -> CheckedImage:
@@ -134,7 +126,7 @@ def _check_image(devkit: VocDevkit, item: tuple[str, bool]) -> CheckedImage:
 
     pixels, labels = tried(devkit.image), tried(devkit.labels)
     mask = tried(VocMasks(devkit).mask) if needs_mask else None
-    if needs_mask and _has_mask(devkit, image_id, "parts"):
+    if needs_mask and VocMasks(devkit, "parts").has(image_id):
         tried(VocMasks(devkit, "parts").mask)
     return CheckedImage(
         image_id,

@@ -84,11 +84,19 @@ class Run:
         data = self.profile.data
         return self.devkit.ids(data.val_split)[: data.max_val_images or None]
 
-    @property
+    @cached_property
     def example_ids(self) -> list[str]:
         """The same few validation images that every notebook shows: several classes first, then one, then none."""
-        counts = dict(zip(self.val_ids, self.devkit.label_matrix(self.val_ids).sum(1), strict=True))
-        several_first = sorted(self.val_ids, key=lambda image_id: min(counts[image_id], 2), reverse=True)
+        return self._examples(self.val_ids)
+
+    @cached_property
+    def train_example_ids(self) -> list[str]:
+        """Training images for the same purpose, chosen alike."""
+        return self._examples(self.train_ids)
+
+    def _examples(self, ids: list[str]) -> list[str]:
+        counts = dict(zip(ids, self.devkit.label_matrix(ids).sum(1), strict=True))
+        several_first = sorted(ids, key=lambda image_id: min(counts[image_id], 2), reverse=True)
         return several_first[: self.profile.sweeps.example_images]
 
     def artifacts(self, stage: str) -> Path:
