@@ -181,6 +181,11 @@ def test_pages_of_meaningless_numbers_say_so(tmp_path: Path, sources: list[Path]
         assert ("1 holds" in page(run, "index")) is (profile == "toy")
 
 
+def test_a_damaged_copy_does_not_keep_the_index_from_being_written(run: Run, sources: list[Path]) -> None:
+    executed(run, "00_a").write_text("")
+    assert "The first step" in write_index(run, sources, "01_b").read_text()
+
+
 def test_a_page_that_cannot_be_made_costs_no_notebook(
     run: Run, sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

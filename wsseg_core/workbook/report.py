@@ -135,7 +135,7 @@ def _entries(run: Run, sources: Sequence[Path], under_way: str) -> list[dict[str
 
 
 def _entry(run: Run, source: Path, executed: Path | None, under_way: str) -> dict[str, Any]:
-    title, summary = _opening(read_cells(executed or source))
+    title, summary = _opening(read_cells(source))
     seconds = notebook_seconds(executed) if executed else 0.0
     failed = (run.folder / "notebooks" / f"{source.stem}.failed.ipynb").is_file()
     if source.stem == under_way:
