@@ -99,7 +99,9 @@ class ClassifierConfig:
     weight_decay: float = 5e-4
     batch_size: int = 2
     head_steps: int = 30_000  # on the layers above pool5 only
-    steps: int = 20_000  # then on all layers
+    steps: int = 20_000  # then on all layers; 0: the trunk stays as it is
+    train_from: int = 1  # of those, the stage from which on layers learn
+    frozen_batch_norm: bool = False  # in those; while the head alone learns it always is
     resize_range: tuple[float, float] = (0.7, 1.4)  # ratio to image_size, drawn once a batch
     flip: bool = True  # not in the paper
     threshold: float = 0.5  # a class is detected above this score (DCSM 3.3)
@@ -107,6 +109,16 @@ class ClassifierConfig:
     checkpoint_every: int = 500
     validate_every: int = 2_000
     workers: int = 2  # processes that read and decode images
+
+
+@dataclass(frozen=True)
+class FeaturesConfig:
+    """Maps of a trunk that does not learn, computed once for all images (`classify.features`). Not in the papers."""
+
+    sizes: tuple[
+        int, ...
+    ] = ()  # sides of padded inputs, for the classifier's head and CAMs; none: the trunk runs each time
+    dense_size: int = 0  # side of those for pixel affinities and segmentation; 0: the trunk runs each time
 
 
 @dataclass(frozen=True)
@@ -183,7 +195,7 @@ class CamConfig:
     """Class activation maps and their classifier (notebook 06): Zhou et al., CVPR 2016, with the values of PSA."""
 
     blocks: int = 5  # of VGG-16, or the last stage; fewer see less of the image at once
-    channels: int = 1024  # of the convolution before the class scores
+    channels: int = 1024  # of the convolution before the class scores; 0: the classifier's own map, nothing is trained
     stride: int = 8  # of the maps; pools beyond it do not stride
     image_size: int = 448
     optimizer: str = "sgd"
@@ -193,7 +205,8 @@ class CamConfig:
     batch_size: int = 16
     steps: int = 10_000  # PSA: 15 epochs
     resize_range: tuple[float, float] = (0.7, 1.4)
-    scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)  # of image_size, each also mirrored
+    scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)  # of image_size
+    flip: bool = True  # each also mirrored
     alpha: float = 16.0  # of the background score (1 - max CAM)^alpha, from which the walk starts
 
 
@@ -310,6 +323,7 @@ class Profile:
     data: DataConfig = field(default_factory=DataConfig)
     toyvoc: ToyVocConfig = field(default_factory=ToyVocConfig)
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
     saliency: SaliencyConfig = field(default_factory=SaliencyConfig)
     subtraction: SubtractionConfig = field(default_factory=SubtractionConfig)
     crf: CrfConfig = field(default_factory=CrfConfig)
