@@ -11,8 +11,11 @@ import torch
 from conftest import with_running_statistics
 from torch import nn
 
-from wsseg_core.affinity import cam
+from wsseg_core.affinity import cam, psa
 from wsseg_core.affinity.cam import cam_maps, extract_cams, load_cam, train_cam
+from wsseg_core.affinity.pairs import walk, walk_stored
+from wsseg_core.affinity.psa import extract_walks, load_affinity, make_affinity_labels, train_affinity
+from wsseg_core.affinity.seeds import SeedMaps, seed_masks, seed_setting
 from wsseg_core.base.config import ClassifierConfig, load_profile
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.classify import classifier, features, head
@@ -31,6 +34,10 @@ from wsseg_core.data.run import Run
 from wsseg_core.data.transforms import resize_and_pad
 from wsseg_core.nets.backbones import FrozenBackbone, outline_of
 from wsseg_core.nets.folding import fold_batch_norm
+from wsseg_core.nets.segmentation import SegmentationNet, StagesHead, on_grid
+from wsseg_core.refine.static_stage import load_static, train_static
+from wsseg_core.segment.predictions import extract_predictions
+from wsseg_core.segment.retraining import load_segmentation, new_network, train_segmentation
 
 SIZES = (64, 96)
 
@@ -220,6 +227,93 @@ def test_cams_of_the_classifier_itself_come_from_the_store_as_from_the_trunk(
         np.testing.assert_allclose(arrays["cams"], expected, atol=5e-3)
     with pytest.raises(WorkbookError, match=r"need classifier\.pooling = 'average'"):
         train_cam(with_classifier(run, pooling="max"))
+
+
+def frozen_line(run: Run) -> Run:
+    """Pixel affinities and segmentation on stored features, too; and the dynamic stage with a frozen trunk."""
+    profile = run.profile
+    affinity = replace(profile.affinity, frozen_trunk=True, width=8, radius=2)
+    segmentation = replace(profile.segmentation, frozen_trunk=True, head="stages", channels=8)
+    return replace(run, profile=replace(profile, affinity=affinity, segmentation=segmentation))
+
+
+def test_the_whole_line_runs_on_stored_features(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = frozen_line(run)
+    train_classifier(run)
+    with monkeypatch.context() as patch:
+        # From here on the trunk sees one empty image for each network that is built, and none of the run.
+        patch.setattr(features, "resize_and_pad", None)
+        patch.setattr(FrozenBackbone, "forward", None)
+        extract_cams(run, load_cam(run), run.train_ids)
+        make_affinity_labels(run, run.train_ids, workers=1)
+        train_affinity(run)
+        extract_walks(run, load_affinity(run), run.train_ids)
+        settings = [seed_setting(run.profile, "psa"), seed_setting(run.profile, "psa", crf=True)]
+        pair = [seed_masks(run, run.train_ids, setting, workers=1) for setting in settings]
+        train_segmentation(run, "psa", pair[0], "06")
+        train_static(run)
+    start = trunk(run).state_dict()
+    networks = load_affinity(run).backbone, load_segmentation(run, "psa", "06").encoder.backbone
+    for backbone in (*networks, load_static(run).segmentation.encoder.backbone):
+        kept = {name: value for name, value in backbone.trunk.state_dict().items() if name in start}
+        folded = fold_batch_norm(trunk(run)).state_dict()
+        assert kept
+        assert all(torch.equal(value, folded[name]) for name, value in kept.items())
+    for image_id in run.train_ids:
+        size = run.devkit.image(image_id).shape[:2]
+        assert pair[0].load(image_id)["mask"].shape == size
+        assert SeedMaps(run).of(image_id).walked.shape[1:] == size
+    predictions = extract_predictions(run, "psa", run.val_ids, "06").load(run.val_ids[0])["log_probabilities"]
+    assert np.isfinite(predictions).all()
+
+
+def test_affinities_and_scores_are_the_same_from_the_store_and_from_the_image(run: Run) -> None:
+    run = frozen_line(run)
+    train_classifier(run)
+    image = resize_and_pad(run.devkit.image(run.val_ids[0]), 64)[None]
+    store = open_features(run, trunk(run))
+    affinity_net = psa._affinity_net(run, load_classifier(run)).eval()
+    network = new_network(run, load_classifier(run)).eval()
+    with torch.no_grad():
+        for net in (affinity_net, network):
+            backbone = net.backbone if net is affinity_net else net.encoder.backbone
+            maps = [values[None] for values in store.load(run.val_ids[0], 64, backbone.names)]
+            found, expected = net(maps), net(image.to(memory_format=torch.channels_last))
+            pairs = zip(found, expected, strict=True) if net is network else [(found, expected)]
+            assert all(torch.equal(*pair) or torch.allclose(*pair, atol=1e-6) for pair in pairs)
+
+
+def test_a_walk_on_stored_features_is_the_walk_on_a_square_image(run: Run) -> None:
+    """An image whose longest side is that of the store is seen at the same scale either way."""
+    run = frozen_line(run)
+    model = psa._affinity_net(run, trunk(run)).eval()
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    cams = torch.rand(2, 64, 64, generator=torch.Generator().manual_seed(0))
+    maps = [values[0] for values in model.backbone(resize_and_pad(image, 64)[None])]
+    expected = walk(model, image, cams, steps=4, radius=2)
+    torch.testing.assert_close(walk_stored(model, maps, cams, steps=4, radius=2), expected, rtol=1e-4, atol=1e-5)
+    part = walk_stored(model, maps, cams[:, :30], steps=4, radius=2)
+    assert part.shape == (3, 4, 8)
+    assert psa.pixels_per_position(run, (30, 64)) == 8
+    assert psa.pixels_per_position(run, (60, 128)) == 16
+
+
+def test_masks_on_the_grid_of_a_padded_square() -> None:
+    mask = torch.tensor([[[1, 1, 2, 2], [3, 3, 4, 4]]], dtype=torch.uint8)
+    assert on_grid(mask, 2, 255).tolist() == [[[3, 4], [255, 255]]]
+    assert on_grid(mask, 4, 255)[0, :2].tolist() == mask[0].tolist()
+
+
+def test_the_head_over_stages_gives_scores_at_the_finest_grid() -> None:
+    torch.manual_seed(0)
+    stages_head = StagesHead((4, 6, 8), num_classes=3, channels=8, dilation=4)
+    maps = [torch.randn(2, channels, side, side) for channels, side in ((4, 8), (6, 4), (8, 4))]
+    scores, high = stages_head(maps)
+    assert (scores.shape, high.shape) == ((2, 4, 8, 8), (2, 8, 8, 8))
+    scores.sum().backward()
+    assert all(weight.grad is not None for weight in stages_head.parameters())
+    with pytest.raises(WorkbookError, match=r"segmentation\.head 'fcn' is unknown; use one of largefov, stages"):
+        SegmentationNet(3, new_classifier(ClassifierConfig("resnet18", 4, weights="random"), 3, 0), head="fcn")
 
 
 def test_the_profile_says_what_is_stored(run: Run) -> None:

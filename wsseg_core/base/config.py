@@ -227,6 +227,8 @@ class AffinityConfig:
     low_alpha: float = 4.0  # strong background: what is an object all the same is certain
     high_alpha: float = 32.0  # weak background: what is background all the same is certain
     stride: int = 8
+    width: int = 0  # 1/7 of the features' channels; 0: that of the classifier, 64 in VGG-16
+    frozen_trunk: bool = False  # only the new layers learn
     radius: int = 5  # of the neighbourhood, positions at this stride
     learning_rate: float = 0.01  # of the backbone; the new layers learn ten times faster
     batch_size: int = 8
@@ -239,6 +241,8 @@ class AffinityConfig:
 class SegmentationConfig:
     """A segmentation network trained on pseudo labels (notebooks 06 to 08), SSDD's values."""
 
+    head: str = "largefov"  # or "stages", which reads three stages
+    frozen_trunk: bool = False  # only the head learns
     channels: int = 1024  # of the head
     dilation: int = 12  # of its large field of view, positions at stride 8
     dropout: float = 0.5

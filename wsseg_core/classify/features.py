@@ -43,6 +43,11 @@ def planned_features(profile: Profile, trunk: nn.Module) -> dict[int, tuple[str,
     return plan
 
 
+def has_dense_features(profile: Profile) -> bool:
+    """Whether features are stored for pixel affinities and segmentation, of the trunk that they are built on."""
+    return profile.features.dense_size > 0 and profile.classifier.steps == 0
+
+
 class FeatureStore:
     """The maps of all training and validation images of a run.
 

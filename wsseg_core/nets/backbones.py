@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsseg_core.base.errors import WorkbookError
@@ -227,6 +228,11 @@ class FrozenBackbone(Backbone):
     def forward(self, images: Tensor) -> list[Tensor]:
         """As `Backbone.forward`, rounded; no gradient flows back."""
         return [values.half().to(values.dtype) for values in super().forward(images)]
+
+
+def resized(values: Tensor, size: Sequence[int]) -> Tensor:
+    """A map (B, channels, h, w) at another size, bilinearly; as it is where it has that size."""
+    return values if values.shape[2:] == tuple(size) else F.interpolate(values, tuple(size), mode="bilinear")
 
 
 def keep_only(model: nn.Module, ran: set[nn.Module]) -> None:
