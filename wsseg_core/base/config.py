@@ -98,7 +98,9 @@ class ClassifierConfig:
     weight_decay: float = _ranged(5e-4, 0, 10)
     batch_size: int = _ranged(2, 1)
     head_steps: int = _ranged(30_000, 0)  # on the layers above pool5 only
-    steps: int = _ranged(20_000, 0)  # then on all layers
+    steps: int = _ranged(20_000, 0)  # then on all layers; 0: the trunk stays as it is
+    train_from: int = _ranged(1, 1, 5)  # of those, the stage from which on layers learn
+    frozen_batch_norm: bool = False  # in those; while the head alone learns it always is
     resize_range: tuple[float, float] = _ranged((0.7, 1.4), 0.05, 10)  # ratio to image_size, drawn once a batch
     flip: bool = True  # not in the paper
     threshold: float = _ranged(0.5, 0, 1)  # a class is detected above this score (DCSM 3.3)
@@ -106,6 +108,17 @@ class ClassifierConfig:
     checkpoint_every: int = _ranged(500, 1)
     validate_every: int = _ranged(2_000, 1)
     workers: int = _ranged(2, 0, 256)  # processes that read and decode images
+
+
+@dataclass(frozen=True)
+class FeaturesConfig:
+    """Maps of a trunk that does not learn, computed once for all images (`classify.features`). Not in the papers."""
+
+    # Sides of padded inputs, for the classifier's head and CAMs; none: the trunk runs each time.
+    sizes: tuple[int, ...] = _ranged((), 32, 8192, empty=True)
+    dense_size: int = _ranged(
+        0, 0, 8192
+    )  # side of those for pixel affinities and segmentation; 0: the trunk runs each time
 
 
 @dataclass(frozen=True)
@@ -185,7 +198,8 @@ class CamConfig:
     """Class activation maps and their classifier (notebook 06): Zhou et al., CVPR 2016, with the values of PSA."""
 
     blocks: int = _ranged(5, 2, 5)  # of VGG-16, or the last stage; fewer see less of the image at once
-    channels: int = _ranged(1024, 1, 65_536)  # of the convolution before the class scores
+    # Of the convolution before the class scores; 0: the classifier's own map, nothing is trained.
+    channels: int = _ranged(1024, 0, 65_536)
     stride: int = _ranged(8, 1, 32)  # of the maps; pools beyond it do not stride
     image_size: int = _ranged(448, 32, 8192)
     optimizer: str = "sgd"
@@ -195,7 +209,8 @@ class CamConfig:
     batch_size: int = _ranged(16, 1)
     steps: int = _ranged(10_000, 1)  # PSA: 15 epochs
     resize_range: tuple[float, float] = _ranged((0.7, 1.4), 0.05, 10)
-    scales: tuple[float, ...] = _ranged((0.5, 1.0, 1.5, 2.0), 0.05, 10)  # of image_size, each also mirrored
+    scales: tuple[float, ...] = _ranged((0.5, 1.0, 1.5, 2.0), 0.05, 10)  # of image_size
+    flip: bool = True  # each also mirrored
     alpha: float = _ranged(16.0, 1e-3, 1000)  # of the background score (1 - max CAM)^alpha, from which the walk starts
 
 
@@ -216,6 +231,8 @@ class AffinityConfig:
     low_alpha: float = _ranged(4.0, 1e-3, 1000)  # strong background: what is an object all the same is certain
     high_alpha: float = _ranged(32.0, 1e-3, 1000)  # weak background: what is background all the same is certain
     stride: int = _ranged(8, 1, 32)
+    width: int = _ranged(0, 0, 1024)  # 1/7 of the features' channels; 0: that of the classifier, 64 in VGG-16
+    frozen_trunk: bool = False  # only the new layers learn
     radius: int = _ranged(5, 2, 64)  # of the neighbourhood, positions at this stride
     learning_rate: float = _ranged(0.01, 0, 10)  # of the backbone; the new layers learn ten times faster
     batch_size: int = _ranged(8, 1)
@@ -228,6 +245,8 @@ class AffinityConfig:
 class SegmentationConfig:
     """A segmentation network trained on pseudo labels (notebooks 06 to 08), SSDD's values."""
 
+    head: str = "largefov"  # or "stages", which reads three stages
+    frozen_trunk: bool = False  # only the head learns
     channels: int = _ranged(1024, 1, 65_536)  # of the head
     dilation: int = _ranged(12, 1, 64)  # of its large field of view, positions at stride 8
     dropout: float = _ranged(0.5, 0, 0.99)
@@ -318,6 +337,7 @@ class Profile:
     data: DataConfig = field(default_factory=DataConfig)
     toyvoc: ToyVocConfig = field(default_factory=ToyVocConfig)
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
     saliency: SaliencyConfig = field(default_factory=SaliencyConfig)
     subtraction: SubtractionConfig = field(default_factory=SubtractionConfig)
     crf: CrfConfig = field(default_factory=CrfConfig)

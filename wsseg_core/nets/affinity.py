@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsseg_core.base.errors import WorkbookError
-from wsseg_core.nets.backbones import Backbone, outline_of
+from wsseg_core.nets.backbones import Backbone, FrozenBackbone, outline_of, resized
 
 STRIDE = 8  # of the features, as released
 
@@ -26,6 +26,9 @@ class AffinityNet(nn.Module):
     Args:
         classifier: stays as it is; its weights are copied, but for its last layers.
         stride: of the features, at most that at which the first of the three layers ends (VGG-16: 8).
+        width: the three embeddings have 1, 2 and 4 times as many channels; the classifier's own when 0.
+        frozen: the trunk does not learn and stays at the stride that the classifier has; coarser layers of the three
+            are up-sampled once they are embedded.
 
     Attributes:
         stride: as above.
@@ -36,25 +39,31 @@ class AffinityNet(nn.Module):
         WorkbookError: another stride, or another kind of network.
     """
 
-    def __init__(self, classifier: nn.Module, stride: int = STRIDE) -> None:
+    def __init__(self, classifier: nn.Module, stride: int = STRIDE, width: int = 0, frozen: bool = False) -> None:
         super().__init__()
         outline = outline_of(classifier)
         self.stride = stride
-        self.backbone = Backbone(classifier, outline.taps, stride)
-        if set(self.backbone.strides) != {stride}:
-            finest = min(self.backbone.strides)
+        taps = outline.taps
+        self.backbone = FrozenBackbone(classifier, taps) if frozen else Backbone(classifier, taps, stride)
+        finest = self.backbone.strides[0]
+        if finest != stride or (len(set(self.backbone.strides)) > 1 and not frozen):
             raise WorkbookError(
                 f"affinity features at stride {stride}: use at most {finest}, where {outline.taps[0]} ends"
             )
-        kept = [outline.width * 2**i for i in range(len(outline.taps))]
+        kept = [(width or outline.width) * 2**i for i in range(len(outline.taps))]
         self.embeddings = nn.ModuleList(map(_embedding, self.backbone.channels, kept))
         self.mix = nn.Conv2d(sum(kept), sum(kept), 1, bias=False)
         nn.init.xavier_uniform_(self.mix.weight, gain=4)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map normalised images (B, 3, H, W) to features (B, 7·width, H/stride, W/stride); 448 channels in VGG-16."""
-        embedded = [embed(tap) for embed, tap in zip(self.embeddings, self.backbone(images), strict=True)]
-        return F.elu(self.mix(torch.cat(embedded, 1)))
+    def forward(self, images: Tensor | list[Tensor]) -> Tensor:
+        """Map normalised images (B, 3, H, W) to features (B, 7·width, H/stride, W/stride); 448 channels in VGG-16.
+
+        The three maps that the backbone gives for the images may be given in their place.
+        """
+        maps = self.backbone(images) if isinstance(images, Tensor) else images
+        finest, *others = [embed(tap) for embed, tap in zip(self.embeddings, maps, strict=True)]
+        fine = [finest, *(resized(values, finest.shape[2:]) for values in others)]
+        return F.elu(self.mix(torch.cat(fine, 1)))
 
 
 def _embedding(channels: int, kept: int) -> nn.Sequential:

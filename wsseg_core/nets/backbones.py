@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsseg_core.base.errors import WorkbookError
@@ -102,6 +104,22 @@ def stages_of(classifier: nn.Module) -> tuple[Stage, ...]:
     )
 
 
+def parameters_from(classifier: nn.Module, number: int) -> list[nn.Parameter]:
+    """The parameters of a stage and of all that runs after it, the class scores included.
+
+    Raises:
+        WorkbookError: there is no stage of this number.
+    """
+    stages = {stage.number: stage for stage in stages_of(classifier)}
+    if number not in stages:
+        raise WorkbookError(f"no stage {number} to train from, only {', '.join(map(str, stages))}; mend train_from")
+    if number == min(stages):
+        return list(classifier.parameters())
+    below = Backbone(classifier, [stages[number - 1].name])
+    lower = {name for name, _ in below.trunk.named_parameters()}
+    return [parameter for name, parameter in classifier.named_parameters() if name not in lower]
+
+
 def _block_outputs(within: Sequence[Step]) -> list[str]:
     """The blocks among modules that ran one after the other, lowest first; the convolutions where there is no block."""
     names = {step.name for step in within}
@@ -189,6 +207,32 @@ class Backbone(nn.Module):
         found.setdefault(name, output)
         if len(found) == len(self.names):
             raise _Enough
+
+
+class FrozenBackbone(Backbone):
+    """A trunk that does not learn: its weights and the statistics of its batch norm stay what they are.
+
+    Its maps are rounded to what float16 can hold, so that they are to the bit what `classify.features` reads back.
+    """
+
+    def __init__(self, classifier: nn.Module, names: Sequence[str], stride: int | None = None) -> None:
+        super().__init__(classifier, names, stride)
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "FrozenBackbone":
+        """Stay in evaluation mode, whatever the network around it does."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """As `Backbone.forward`, rounded; no gradient flows back."""
+        return [values.half().to(values.dtype) for values in super().forward(images)]
+
+
+def resized(values: Tensor, size: Sequence[int]) -> Tensor:
+    """A map (B, channels, h, w) at another size, bilinearly; as it is where it has that size."""
+    return values if values.shape[2:] == tuple(size) else F.interpolate(values, tuple(size), mode="bilinear")
 
 
 def keep_only(model: nn.Module, ran: set[nn.Module]) -> None:

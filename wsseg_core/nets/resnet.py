@@ -52,9 +52,13 @@ class FcnResNet18(ResNet):
         features = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         return self.head(self.layer4(self.layer3(self.layer2(self.layer1(features)))))
 
+    def top(self, deep: Tensor) -> Tensor:
+        """The map that the class scores are read off, (B, channels, h, w): layer4 itself."""
+        return deep
+
     def head(self, deep: Tensor) -> Tensor:
         """What `forward` makes of layer4, (B, channels, h, w)."""
-        return self.score(deep)
+        return self.score(self.top(deep))
 
 
 def head_parameters(model: FcnResNet18) -> list[nn.Parameter]:

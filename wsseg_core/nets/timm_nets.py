@@ -82,11 +82,15 @@ class FcnTimm(nn.Module):
         """Map normalised images (B, 3, H, W) to class scores (B, C, h, w), before the sigmoid."""
         return self.score(self.net.forward_features(self.renormalise(images)))
 
-    def head(self, deep: Tensor) -> Tensor:
-        """What `forward` makes of the map at `outline.deep`, (B, channels, h, w)."""
+    def top(self, deep: Tensor) -> Tensor:
+        """The map that the class scores are read off, from the one at `outline.deep`: both (B, channels, h, w)."""
         for name in self.after_deep:
             deep = self.get_submodule(name)(deep)
         return deep
+
+    def head(self, deep: Tensor) -> Tensor:
+        """What `forward` makes of the map at `outline.deep`."""
+        return self.score(self.top(deep))
 
 
 def head_parameters(model: FcnTimm) -> list[nn.Parameter]:
@@ -168,6 +172,6 @@ def _after(steps: Sequence[Step], deep: str) -> tuple[str, ...]:
     later = [
         step.name
         for step in steps[place + 1 :]
-        if not deep.startswith(f"{step.name}.") and step.name not in ("", "net")
+        if not deep.startswith(f"{step.name}.") and step.name not in ("", "net", "score")
     ]
     return tuple(name for name in later if not any(name.startswith(f"{other}.") for other in later))

@@ -111,7 +111,7 @@ def _recipe(run: Run, step: DynamicStep, seed: ArtifactStore, store: ArtifactSto
     config = replace(run.profile.segmentation, **own)
     net, network = step.net, step.net.segmentation
     parts = network.encoder, [network.head, net.sub_head, net.detectors]
-    recipe = pseudo_label_recipe(run, _loss, [seed], config, parts, store.record["settings"])
+    recipe = pseudo_label_recipe(run, _loss, [seed], config, parts, store.record["settings"], images=True)
 
     def validate(_: nn.Module) -> dict[str, float]:
         _save_snapshot(run, store, step, recipe.schedule.last_epoch)
