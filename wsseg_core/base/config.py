@@ -302,7 +302,7 @@ class OtherNetworkConfig:
     architecture: str = "resnet18"
     width: int = _ranged(64, 1, 1024)  # channels of the first stage; ResNet-18 has 64
     weights: str = "imagenet"
-    steps: int = _ranged(20_000, 1)
+    steps: int = _ranged(20_000, 0)
     # Groups of equation 5, at the strides of VGG's blocks 3 to 5. At layer4.1, which the 1×1 scores are computed from,
     # the gradient is the same at every position.
     layers: tuple[tuple[str, ...], ...] = (

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from wsseg_core.base.artifacts import ArtifactStore
-from wsseg_core.base.config import ClassifierConfig
+from wsseg_core.base.config import ClassifierConfig, FeaturesConfig
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.classify.head import head_recipe
 from wsseg_core.classify.scores import image_scores, label_loss, pooling_of, precision_by_class
@@ -187,7 +187,9 @@ def other_network(run: Run) -> Run:
         steps=other.steps,
     )
     saliency = replace(run.profile.saliency, layers=other.layers, other_sizes=())
-    profile = replace(run.profile, classifier=classifier, saliency=saliency)
+    base = run.profile.data.image_size
+    features = FeaturesConfig((base,) if base in run.profile.features.sizes else ())
+    profile = replace(run.profile, classifier=classifier, saliency=saliency, features=features)
     return replace(run, profile=profile, folder=run.folder / other.architecture)
 
 

