@@ -22,6 +22,7 @@ from wsseg_core.classify import classifier, features, head
 from wsseg_core.classify.classifier import (
     average_precisions,
     checkpoint_path,
+    classifier_from_checkpoint,
     load_classifier,
     new_classifier,
     phases,
@@ -172,6 +173,9 @@ def test_a_head_learns_from_features_and_leaves_the_trunk_alone(run: Run, poolin
     start, curve = trunk(run).state_dict(), train_classifier(run)
     trained = load_classifier(run)
     assert checkpoint_path(run).name == "head.ckpt"
+    other, classes = classifier_from_checkpoint(checkpoint_path(run))
+    assert classes == ["cat", "dog", "sheep"]
+    assert (other.pooling, torch.equal(other.score.weight, trained.score.weight)) == (pooling, True)
     changed = {name for name, value in trained.state_dict().items() if not torch.equal(value, start[name])}
     assert changed == {"score.weight", "score.bias"}
     assert curve[-1]["step"] == 4
@@ -319,4 +323,4 @@ def test_the_head_over_stages_gives_scores_at_the_finest_grid() -> None:
 def test_the_profile_says_what_is_stored(run: Run) -> None:
     plan = features.planned_features(run.profile, trunk(run))
     assert plan == {64: ("layer2", "layer3", "layer4"), 96: ("layer4",)}
-    assert classifier.classifier_settings(run)["classifier"]["features"] == SIZES
+    assert classifier.classifier_settings(run)["features"] == SIZES

@@ -119,11 +119,11 @@ def trained_parameters(model: nn.Module, config: ClassifierConfig, phase: str) -
 def classifier_settings(run: Run) -> dict[str, Any]:
     """What the trained weights depend on."""
     config = asdict(run.profile.classifier)
-    if run.profile.features.sizes:  # the head learns from them, flipped and not scaled as images are
-        config["features"] = run.profile.features.sizes
     for name in ("threshold", "workers", "checkpoint_every", "validate_every"):
         del config[name]
-    return run.settings("classify.classifier", classes=run.devkit.classes, classifier=config)
+    # A head that learns from features sees them at these sizes, and not scaled as images are.
+    stored = {"features": run.profile.features.sizes} if run.profile.features.sizes else {}
+    return run.settings("classify.classifier", classes=run.devkit.classes, classifier=config, **stored)
 
 
 def checkpoint_path(run: Run, phase: str = "") -> Path:
@@ -190,7 +190,7 @@ def other_network(run: Run) -> Run:
     base = run.profile.data.image_size
     features = FeaturesConfig((base,) if base in run.profile.features.sizes else ())
     profile = replace(run.profile, classifier=classifier, saliency=saliency, features=features)
-    return replace(run, profile=profile, folder=run.folder / other.architecture)
+    return replace(run, profile=profile, folder=run.folder / other.architecture.replace(":", "_"))
 
 
 def load_weights(model: nn.Module, path: Path) -> dict[str, Any]:
@@ -282,7 +282,7 @@ def classifier_from_checkpoint(path: Path) -> tuple[nn.Module, list[str]]:
     settings = read_checkpoint(path)["settings"]
     known = {field.name for field in fields(ClassifierConfig)}
     if not {"classifier", "classes"} <= settings.keys() or not settings["classifier"].keys() <= known:
-        raise WorkbookError(f"{path}: weights of another network; give the classifier's all.ckpt")
+        raise WorkbookError(f"{path}: weights of another network; give the classifier's all.ckpt or head.ckpt")
     config = ClassifierConfig(**settings["classifier"] | {"weights": "random"})
     model = new_classifier(config, len(settings["classes"]), seed=0)
     load_weights(model, path)
