@@ -3,18 +3,28 @@
 # is said before anything long starts.
 PYTHON ?= python3
 PROFILE ?= toy
+# Build of PyTorch, as uv names it (cpu, cu126, ...); when left out, the one on the package registry, which brings CUDA.
+TORCH ?=
 UV := $(if $(shell uv --version 2>/dev/null),uv,.tools/bin/uv)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 # Of one thread each: small tensors and a busy machine make threads wait for each other. The notebooks are in one of them.
 TWO_PROCESSES := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# The versions of uv.lock, with another build of PyTorch. The lock knows one build only, so it serves as constraints;
+# what pydensecrf2 is built with comes first.
+PIP = $(UV) pip install --torch-backend $(TORCH) --constraints .venv/locked.txt
+INSTALL_BUILD = $(UV) venv --allow-existing --python $(PYTHON) .venv \
+	&& $(UV) export --quiet --locked --no-hashes --no-emit-project --output-file .venv/locked.txt \
+	&& $(PIP) --group build && $(PIP) --group dev --editable .
 STOP = { echo "make: $(1)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help report test lab bench clean
+.PHONY: help install report test demo lab bench clean
 
 help: ## list what there is to make
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 20
+
+install: $(INSTALLED) ## install everything into .venv; TORCH=cpu takes PyTorch's CPU build from its own index
 
 report: $(INSTALLED) ## run the notebooks that are out of date, then write the report; PROFILE=smoke, toy or voc
 	@$(BIN)/python tools/preflight.py
@@ -28,8 +38,12 @@ test: $(INSTALLED) ## lint, types, order of the rooms, and the tests with covera
 	@$(BIN)/lint-imports
 	@OMP_NUM_THREADS=1 $(BIN)/pytest --cov $(TWO_PROCESSES)
 
-lab: $(INSTALLED) ## open the notebooks in JupyterLab
-	@$(BIN)/jupyter lab notebooks
+demo: $(INSTALLED) ## segment two free photographs, and IMAGES="a.jpg b.png", with the weights that are shipped
+	@$(BIN)/python tools/preflight.py
+	@$(BIN)/wsseg demo $(IMAGES)
+
+lab: $(INSTALLED) ## open the notebooks in JupyterLab, with PROFILE
+	@$(BIN)/wsseg lab --profile $(PROFILE)
 
 bench: $(INSTALLED) ## measure the speed against other implementations
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
@@ -45,5 +59,5 @@ $(INSTALLED): pyproject.toml uv.lock
 	@$(PYTHON) tools/preflight.py --install
 	@$(UV) --version >/dev/null 2>&1 || { echo "fetching uv into .tools" && $(PYTHON) -m venv .tools && .tools/bin/pip install --quiet uv; } \
 		|| $(call STOP,uv could not be installed into .tools; install it by hand: https://docs.astral.sh/uv)
-	@$(UV) sync --locked --python $(PYTHON)
+	@$(if $(TORCH),$(INSTALL_BUILD),$(UV) sync --locked --python $(PYTHON))
 	@touch $@

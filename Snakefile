@@ -4,18 +4,20 @@
 
     snakemake --cores all --config profile=toy seed=0 results=results
 
-A notebook runs again when one of these differs from its last run: its own file, a value of the profile, the
-code of a module that it imports (comments and docstrings do not count), a published table that it compares
-with, a notebook upstream, or, for the tables, the last stage of another seed. Within a notebook, every stage keeps
-what is still valid on disk.
+A notebook runs again when one of these differs from its last run: what its cells say (running and saving it
+changes nothing), a value of the profile, the code of a module that it imports (comments and docstrings do not
+count), a published table that it compares with, a notebook upstream, or, for the tables, the last stage of another
+seed. Within a notebook, every stage keeps what is still valid on disk.
 """
 
 import sys
+from functools import cache
 
-from wsseg_core.base.dependencies import code_fingerprint, notebook_modules
+from wsseg_core.base.dependencies import code_fingerprint, notebook_fingerprint, notebook_modules
+from wsseg_core.data.run import open_run, repetitions
 from wsseg_core.workbook.headless import LAST_STAGE
-from wsseg_core.data.run import open_run
-from wsseg_core.evaluate.spread import repetitions
+from wsseg_core.workbook.progress import announce
+from wsseg_core.workbook.report import report_fingerprint
 
 # Every notebook, and the notebooks whose results it reads.
 UPSTREAM = {
@@ -39,9 +41,9 @@ UPSTREAM = {
     ],
 }
 
-PROFILE = config.get("profile", "toy")
+PROFILE = str(config.get("profile", "toy"))
 SEED = int(config.get("seed", 0))
-RESULTS = config.get("results", "results")
+RESULTS = str(config.get("results", "results"))
 RUN = open_run(PROFILE, SEED, RESULTS)
 EXECUTED = f"{RUN.folder}/notebooks"
 WSSEG = f"{sys.executable} -m wsseg_core.workbook.command_line"
@@ -51,17 +53,26 @@ def source(name):
     return Path("notebooks", f"{name}.ipynb")
 
 
+@cache
+def modules(name):
+    return notebook_modules(source(name))
+
+
 def published_tables(wildcards):
-    compares = "wsseg_core.evaluate.tables" in notebook_modules(source(wildcards.name))
+    compares = "wsseg_core.evaluate.tables" in modules(wildcards.name)
     return sorted(map(str, Path("data/published").glob("*.csv"))) if compares else []
 
 
 def other_seeds(wildcards):
     """The last stage of every other seed that has it, for the notebook that reads them."""
-    reads = "wsseg_core.evaluate.spread" in notebook_modules(source(wildcards.name))
+    reads = "wsseg_core.evaluate.spread" in modules(wildcards.name)
     others = [run for run in repetitions(PROFILE, RESULTS) if run.seed != SEED] if reads else []
     executed = [run.folder / "notebooks" / f"{LAST_STAGE}.ipynb" for run in others]
     return [str(path) for path in executed if path.is_file()]
+
+
+onstart:
+    announce(RUN.folder, [job.wildcards.name if job.name == "notebook" else job.name for job in workflow.dag.needrun_jobs()])
 
 
 rule report:
@@ -70,14 +81,15 @@ rule report:
     output:
         f"{RUN.folder}/report/index.html",
     params:
-        code=code_fingerprint(["wsseg_core.workbook.report"]),
+        made_with=report_fingerprint(),
     shell:
         "{WSSEG} report --profile {PROFILE:q} --seed {SEED} --results {RESULTS:q}"
 
 
 rule notebook:
     input:
-        source=lambda wildcards: str(source(wildcards.name)),
+        # Whether it was touched says nothing; what it says is among the params.
+        source=lambda wildcards: ancient(str(source(wildcards.name))),
         upstream=lambda wildcards: expand(EXECUTED + "/{name}.ipynb", name=UPSTREAM[wildcards.name]),
         published=published_tables,
         seeds=other_seeds,
@@ -87,7 +99,8 @@ rule notebook:
         name="|".join(UPSTREAM),
     params:
         values=repr(RUN.profile),
-        code=lambda wildcards: code_fingerprint(notebook_modules(source(wildcards.name))),
+        cells=lambda wildcards: notebook_fingerprint(source(wildcards.name)),
+        code=lambda wildcards: code_fingerprint(modules(wildcards.name)),
     # All cores: two trainings at once take far longer than one after the other.
     threads: workflow.cores or 8
     shell:

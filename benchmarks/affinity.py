@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from wsseg_core.affinity.random_walk import BETA, RADIUS, STEPS, affinities, random_walk, transition_matrix
-from wsseg_core.base.artifacts import write_json
+from wsseg_core.base.files import write_json
 
 SIDES, DENSE_SIDES = (28, 56, 112), (28, 56)
 GOAL_SIDE, GOAL = 56, 100.0

@@ -16,8 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from wsseg_core.base.artifacts import write_json
 from wsseg_core.base.config import CrfConfig
+from wsseg_core.base.files import write_json
 from wsseg_core.base.parallel import cpu_count
 from wsseg_core.crf.dense import dense_crf, dense_crf_images
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wsseg_core.base.artifacts import write_json
+from wsseg_core.base.files import write_json
 from wsseg_core.classify.classifier import load_classifier
 from wsseg_core.data.run import Run, open_run
 from wsseg_core.evaluate.metrics import TEST_PROTOCOL, paired_bootstrap, score_masks

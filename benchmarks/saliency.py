@@ -28,7 +28,7 @@ from pytorch_grad_cam import GuidedBackpropReLUModel
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from wsseg_core.base.artifacts import write_json
+from wsseg_core.base.files import write_json
 from wsseg_core.nets.vgg import CONV_LAYERS, FcnVgg16
 from wsseg_core.saliency.gradients import PRECISIONS, prepare, saliency_maps
 

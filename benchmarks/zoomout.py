@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsseg_core.base.artifacts import write_json
 from wsseg_core.base.config import ZoomOutConfig
+from wsseg_core.base.files import write_json
 from wsseg_core.data.transforms import unpad
 from wsseg_core.forward.zoom_out import pooling_matrix, superpixels
 from wsseg_core.nets.vgg import CHANNELS_PER_WIDTH, CONVS_PER_BLOCK

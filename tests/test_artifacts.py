@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsseg_core.base.artifacts import ArtifactStore, plain, write_atomically, write_json
+from wsseg_core.base.artifacts import ArtifactStore
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.files import plain, write_atomically, write_json
 
 NOTEBOOK = "02_saliency_extraction"
 SETTINGS = {"alpha": 3.0, "layers": ("conv3_1", "conv3_2"), "data": {"image_size": 500, "seed": 0}}

@@ -35,6 +35,7 @@ from wsseg_core.classify.training import read_checkpoint
 from wsseg_core.data.run import Run
 from wsseg_core.data.transforms import resize_and_pad
 from wsseg_core.data.voc import VocDevkit
+from wsseg_core.nets import architectures
 
 NARROW = ClassifierConfig(
     width=2,
@@ -256,7 +257,7 @@ def test_a_checkpoint_of_another_kind_of_network_is_no_classifier(tmp_path: Path
 
 def test_a_narrow_network_cannot_start_from_imagenet(monkeypatch: pytest.MonkeyPatch):
     wide = {f"features.{index}.{part}": torch.zeros(9) for index in range(13) for part in ("weight", "bias")}
-    monkeypatch.setattr(classifier, "_imagenet_state", lambda name: wide)
+    monkeypatch.setattr(architectures, "torchvision_weights", lambda name: wide)
     with pytest.raises(WorkbookError, match="use weights = 'random'") as error:
         new_classifier(replace(NARROW, weights="imagenet"), 3, 0)
     only_line(error)

@@ -8,10 +8,11 @@ import pytest
 
 from wsseg_core.classify import classifier
 from wsseg_core.data import download
+from wsseg_core.data.run import open_run
 from wsseg_core.workbook import headless, own_images, report
 from wsseg_core.workbook.command_line import main
 
-COMMANDS = ["run", "train", "segment", "tables", "figures", "data toyvoc", "data fetch", "data check"]
+COMMANDS = ["run", "lab", "train", "segment", "tables", "figures", "data toyvoc", "data fetch", "data check"]
 
 
 @pytest.fixture
@@ -146,12 +147,26 @@ def test_tables_are_printed_in_order(wsseg: Any, tmp_path: Path) -> None:
 
 
 def test_check_counts_the_problems(wsseg: Any, tiny_devkit: Path) -> None:
-    assert wsseg("data", "check", str(tiny_devkit))[:2] == (0, f"{tiny_devkit}: no problems\n")
+    code, out, _ = wsseg("data", "check", str(tiny_devkit))
+    assert code == 0
+    assert out.splitlines()[0] == "3 of 3 classes: cat, dog, sheep"
+    assert out.splitlines()[-1] == f"{tiny_devkit}: no problems"
     (tiny_devkit / "JPEGImages/2008_000001.jpg").write_bytes(b"")
     code, out, _ = wsseg("data", "check", str(tiny_devkit))
     assert code == 1
     assert "2008_000001.jpg" in out.splitlines()[0]
     assert out.splitlines()[-1].startswith(f"{tiny_devkit}: ")
+
+
+def test_check_sees_what_a_profile_sees(wsseg: Any, tiny_devkit: Path, tmp_path: Path) -> None:
+    profile = tmp_path / "mine.toml"
+    profile.write_text(f'[data]\ndevkit = "{tiny_devkit}"\nval_split = "train"\nclasses = ["sheep", "dog"]\n')
+    code, out, _ = wsseg("data", "check", "--profile", str(profile))
+    assert (code, out.splitlines()[0]) == (0, "2 of 3 classes: sheep, dog")
+    profile.write_text(f'[data]\ndevkit = "{tiny_devkit}"\nclasses = ["sheeep"]\n')
+    code, out, _ = wsseg("data", "check", "--profile", str(profile))
+    assert (code, len(out.splitlines())) == (1, 2)
+    assert out.startswith("data.classes of the profile: unknown class 'sheeep'; the nearest one in")
 
 
 def test_fetch_takes_archives_from_a_folder(wsseg: Any, calls: Any) -> None:
@@ -160,11 +175,21 @@ def test_fetch_takes_archives_from_a_folder(wsseg: Any, calls: Any) -> None:
     assert noted == [((Path("here"), Path("there")), {})]
 
 
-def test_rules_of_the_workflow(wsseg: Any, calls: Any, tmp_path: Path) -> None:
+def test_rules_of_the_workflow(wsseg: Any, calls: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     executed, exported = calls(headless, "run_notebook"), calls(report, "export_html")
+    indexed = calls(report, "write_index")
     options = ["--profile", "smoke", "--seed", "1", "--results", str(tmp_path)]
     wsseg("execute", "in.ipynb", "out.ipynb", *options)
     wsseg("report", *options)
+    run = open_run("smoke", 1, str(tmp_path))
     parameters = {"profile": "smoke", "seed": 1, "results": str(tmp_path)}
     assert executed == [((Path("in.ipynb"), Path("out.ipynb"), parameters), {})]
-    assert exported == [((tmp_path / "smoke-seed1",), {})]
+    assert indexed == [((run, [], "in"), {})]
+    assert exported == [((run, []), {})] * 2  # with the page of the notebook, and at the end
+
+
+def test_lab_hands_on_what_is_jupyterlabs(wsseg: Any, calls: Any) -> None:
+    noted = calls(headless, "open_lab")
+    assert wsseg("lab", "--profile", "smoke", "--no-browser", "--port", "1")[0] == 0
+    assert noted == [(("smoke", ["--no-browser", "--port", "1"]), {})]

@@ -1,4 +1,6 @@
-from dataclasses import FrozenInstanceError
+import math
+import typing
+from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,42 @@ def test_a_profile_cannot_be_changed_afterwards():
         load_profile("toy").classifier.width = 32  # type: ignore[misc]
 
 
+def numbers() -> list:
+    """Every field of a profile that holds numbers: table, field."""
+    found = []
+    for table in fields(Profile):
+        for entry in fields(table.type) if table.name != "name" else ():
+            kinds = {entry.type, *typing.get_args(entry.type)}
+            if kinds & {int, float}:
+                found.append(pytest.param(table.name, entry, id=f"{table.name}.{entry.name}"))
+    return found
+
+
+def text_of(entry, number: float) -> str:
+    listed = typing.get_origin(entry.type) is tuple
+    count = len(entry.default) if listed else 1
+    value = int(number) if int in (entry.type, *typing.get_args(entry.type)) else float(number)
+    return f"[{', '.join([str(value)] * count)}]" if listed else str(value)
+
+
+@pytest.mark.parametrize(("table", "entry"), numbers())
+def test_every_number_has_a_range_that_its_default_is_in(write, table: str, entry):
+    low, high = entry.metadata["range"]
+    default = entry.default if isinstance(entry.default, tuple) else (entry.default,)
+    assert all(low <= value <= high for value in default)
+    for wrong in (low - 1, *([high + 1] if high < math.inf else [])):
+        path = write(f"[{table}]\n{entry.name} = {text_of(entry, wrong)}")
+        with pytest.raises(WorkbookError, match=rf"mine\.toml: {table}\.{entry.name} = .*: use ") as error:
+            load_profile(path)
+        assert "\n" not in str(error.value)
+
+
+def test_a_profile_saved_with_a_byte_order_mark(tmp_path: Path):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xef\xbb\xbf[classifier]\nwidth = 16\n")
+    assert load_profile(str(path)).classifier.width == 16
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -55,6 +93,12 @@ def test_a_profile_cannot_be_changed_afterwards():
         ("[classifier]\nresize_range = [1.0]", r"'classifier.resize_range' must be a list like \[float, float\]"),
         ("classifier = 3", "'classifier' must be a table of values, not 3"),
         ("[toyvoc]\nnoise = -1", "toyvoc.noise = -1.0: use a number in 0..100"),
+        ("[data]\nmax_train_images = -1", "data.max_train_images = -1: use 0 or more"),
+        ("[classifier]\nlearning_rate = nan", "classifier.learning_rate = nan: use a number in 0..10"),
+        ("[classifier]\nlearning_rate = inf", "classifier.learning_rate = inf: use a number in 0..10"),
+        ("[saliency]\nsizes = [400, 16]", r"saliency.sizes = \(400, 16\): use a number in 32..8192"),
+        ("[saliency]\nsizes = []", "saliency.sizes is empty: give at least one value"),
+        ("[cam]\nresize_range = [1.4, 0.7]", "cam.resize_range = .*: use the smallest, then the largest value"),
         ("[toyvoc]\nobject_counts = [0.5, 0.4]", "toyvoc.object_counts = .*: use one to three probabilities that add"),
         ("[toyvoc]\nobject_size = [1.2, 0.8]", "toyvoc.object_size = .*: use the smallest, then the largest"),
         ("[dynamic]\nsteps = 4\nwarmup_steps = 4", "dynamic.warmup_steps = 4: use 0 or more, fewer than dynamic.steps"),

@@ -76,6 +76,16 @@ def test_only_train_images_choose(run: Run):
     assert tuning_split(run) == "train, first 4 images"
 
 
+def test_without_any_mask_the_papers_values_stay_and_the_source_says_so(run: Run):
+    settings, ids = grid_settings(run), tuple(tuning_ids(run))
+    nothing = np.zeros((len(ids), 4, 4), np.int64)
+    tuned = choose_crf(
+        run, settings, {setting.name: Scores(setting.name, ids, nothing, DETAILS) for setting in settings}
+    )
+    assert (tuned.config, tuned.source) == (run.profile.crf, "CRF of the paper, as train images have no masks")
+    assert np.isnan(load_tuned_crf(run).mean_iou)
+
+
 def test_the_best_combination_is_found_and_kept(run: Run):
     best = replace(run.profile.crf, w1=2.0, gamma_beta=5.0)
     settings, measured = grid_settings(run), mountain(run, best)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wsseg_core.base.config import CrfConfig, Profile, load_profile
+from wsseg_core.base.config import ClassifierConfig, CrfConfig, Profile, load_profile
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.classify.classifier import new_classifier
 from wsseg_core.data.run import Run
@@ -28,16 +28,17 @@ from wsseg_core.saliency.grabcut import grabcut_labels
 from wsseg_core.saliency.gradients import prepare
 from wsseg_core.saliency.subtraction import released_saliency
 
+VGG16 = ClassifierConfig()
 SIDE = 12
 PROBABILITIES = np.float32([0.2, 0.9, 0.1, 0.7])  # of 4 classes; 1 and 3 are detected, 0 is the runner-up
 RANKING = np.array([1, 3, 0, 2])
-DEFAULT = Setting("default", sizes=(8, 12), layers=block_layers((3, 4, 5)))
+DEFAULT = Setting("default", sizes=(8, 12), layers=block_layers(VGG16, (3, 4, 5)))
 SETTINGS = [
     DEFAULT,
     replace(DEFAULT, alpha=8.0),
     replace(DEFAULT, min_candidates=0),
     replace(DEFAULT, min_candidates=4),
-    replace(DEFAULT, sizes=(8,), layers=block_layers((1, 3))),
+    replace(DEFAULT, sizes=(8,), layers=block_layers(VGG16, (1, 3))),
     replace(DEFAULT, guided=False),
     replace(DEFAULT, order="joint"),
     replace(DEFAULT, order="normalise_then_subtract"),
@@ -97,7 +98,7 @@ def test_many_settings_at_once_are_each_of_them_alone(maps: ImageMaps) -> None:
 
 def test_the_released_variant_sums_the_layers_of_all_blocks(maps: ImageMaps) -> None:
     setting = replace(DEFAULT, order="released", sizes=(8,))
-    raw = [m[..., : SIDE - 2] for m in made_up(RANKING, True, 8, conv_layers((3, 4, 5))).values()]
+    raw = [m[..., : SIDE - 2] for m in made_up(RANKING, True, 8, conv_layers(VGG16, (3, 4, 5))).values()]
     torch.testing.assert_close(maps.saliency(setting), released_saliency([raw], 2, 3, 3.0))
 
 
@@ -107,7 +108,7 @@ def test_a_sweep_reads_each_map_once(maps: ImageMaps) -> None:
         asked.append((size, tuple(layers))) or made_up(ranking, guided, size, layers)
     )
     maps.saliencies([replace(DEFAULT, alpha=alpha, min_candidates=n) for alpha in (1, 2, 3) for n in (0, 2, 4)])
-    assert sorted(asked) == sorted((size, conv_layers([block])) for size in (8, 12) for block in (3, 4, 5))
+    assert sorted(asked) == sorted((size, conv_layers(VGG16, [block])) for size in (8, 12) for block in (3, 4, 5))
 
 
 def test_class_maps_never_leave_the_unit_interval(maps: ImageMaps) -> None:
@@ -175,7 +176,7 @@ def test_the_method_takes_its_values_from_the_profile() -> None:
     profile = load_profile("toy")
     setting = dcsm_setting(profile, crf=True, alpha=5.0)
     assert (setting.sizes, setting.min_candidates) == (profile.saliency.sizes, 3)
-    assert setting.layers == block_layers((3, 4, 5))
+    assert setting.layers == block_layers(VGG16, (3, 4, 5))
     assert (setting.alpha, setting.crf) == (5.0, profile.crf)
 
 
@@ -211,7 +212,7 @@ def test_what_was_not_extracted_is_named(run: Run) -> None:
         extract(run, model, ids, extraction)
     with pytest.raises(WorkbookError, match="no plain maps of conv1_1 at 64 pixels"):
         SavedMaps(run).of(ids[0]).saliency(
-            dcsm_setting(run.profile, guided=False, sizes=(64,), layers=block_layers((1,)))
+            dcsm_setting(run.profile, guided=False, sizes=(64,), layers=block_layers(VGG16, (1,)))
         )
 
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 from conftest import write_tiny_devkit
 
-from wsseg_core.base.artifacts import ArtifactStore, plain
+from wsseg_core.base.artifacts import ArtifactStore
 from wsseg_core.base.config import load_profile
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.files import plain
 from wsseg_core.classify.classifier import (
     classifier_settings,
     image_scores,

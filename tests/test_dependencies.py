@@ -1,9 +1,11 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from wsseg_core.base.dependencies import code_fingerprint, module_closure, notebook_modules
+from wsseg_core.base.dependencies import code_fingerprint, module_closure, notebook_fingerprint, notebook_modules
 from wsseg_core.base.errors import WorkbookError
 
 MODULES = {
@@ -108,3 +110,43 @@ def test_fingerprint_of_short_and_full_names_is_one(package: Path) -> None:
 def test_fingerprint_of_no_module_is_refused(package: Path) -> None:
     with pytest.raises(ValueError, match=r"pack\.trainning"):
         code_fingerprint(["trainning"], package)
+
+
+def edit(notebook: Path, change: Callable[[dict[str, Any]], object]) -> str:
+    content = json.loads(notebook.read_text())
+    change(content)
+    notebook.write_text(json.dumps(content, indent=1))
+    return notebook_fingerprint(notebook)
+
+
+def run_in_jupyterlab(content: dict[str, Any]) -> None:
+    """What running and saving leaves: outputs, counts, ids, times, a folded cell, a kernel, an empty cell below."""
+    for count, cell in enumerate(content["cells"]):
+        cell |= {"id": f"cell{count}", "outputs": [{"output_type": "stream", "text": "1"}], "execution_count": count}
+        cell["metadata"] = {"execution": {"iopub.status.busy": "2024"}, "collapsed": True, "jupyter": {}}
+    content["cells"].append({"cell_type": "code", "metadata": {}, "source": [], "outputs": []})
+    content["metadata"] = {"kernelspec": {"name": "other"}, "language_info": {"version": "3.12"}}
+
+
+def test_running_and_saving_a_notebook_is_no_change(tmp_path: Path) -> None:
+    notebook = write_notebook(tmp_path / "a.ipynb", "x = 1\n", "y = 2\n")
+    before = notebook_fingerprint(notebook)
+    assert edit(notebook, run_in_jupyterlab) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content["cells"][0].update(source="x = 2"),
+        lambda content: content["cells"][-1].update(source="other words"),
+        lambda content: content["cells"][0]["metadata"].update(tags=["parameters"]),
+        lambda content: content["cells"][0].update(cell_type="markdown"),
+        lambda content: content["cells"].reverse(),
+        lambda content: content["cells"].pop(),
+    ],
+    ids=["code", "prose", "tag", "kind", "order", "fewer"],
+)
+def test_every_word_of_a_notebook_counts(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    notebook = write_notebook(tmp_path / "a.ipynb", "x = 1\n", "y = 2\n")
+    before = notebook_fingerprint(notebook)
+    assert edit(notebook, change) != before

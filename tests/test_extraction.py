@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from wsseg_core.base.config import load_profile
+from wsseg_core.base.config import ClassifierConfig, load_profile
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.classify.classifier import class_probabilities
 from wsseg_core.data.run import Run
@@ -45,7 +45,7 @@ def test_no_map_is_planned_twice(name: str) -> None:
 
 def test_the_plan_of_the_paper() -> None:
     plan = {e.name: e for e in planned_extractions(load_profile("voc"))}
-    assert plan["guided-500"].layers == conv_layers((3, 4, 5))
+    assert plan["guided-500"].layers == conv_layers(ClassifierConfig(), (3, 4, 5))
     assert plan["guided-500"].classes == 15
     assert plan["plain-600"].classes == 3
     assert plan["lower-500"].layers == ("conv1_1", "conv1_2", "conv2_1", "conv2_2")

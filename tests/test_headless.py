@@ -1,6 +1,8 @@
 import fcntl
+import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import nbformat
@@ -9,9 +11,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from wsseg_core.base.dependencies import PACKAGE, read_cells
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.data.run import default_profile
 from wsseg_core.workbook import headless
-from wsseg_core.workbook.headless import LAST_STAGE, check_parameters, run_notebook, run_seeds, run_workflow
-from wsseg_core.workbook.report import export_html, readable_time, wall_seconds
+from wsseg_core.workbook.headless import LAST_STAGE, check_parameters, open_lab, run_notebook, run_seeds, run_workflow
+from wsseg_core.workbook.progress import peak_bytes
 
 PARAMETERS = 'profile = "toy"\nseed: int = 0\nresults = "results"'
 
@@ -68,7 +71,7 @@ def test_failed_notebook_is_left_with_its_error(tmp_path: Path, capfd: pytest.Ca
     assert last["outputs"][0]["evalue"] == "other: gone; draw it again"
     assert not output.exists()
     assert not list(output.parent.glob("*.running.ipynb"))
-    assert "drawing: 100%" in capfd.readouterr().err
+    assert capfd.readouterr().err == "01 The first step: started\n"  # a log has no bars
 
 
 def test_killed_kernel_is_told_in_one_line(tmp_path: Path) -> None:
@@ -111,24 +114,85 @@ def workbook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_workflow_goes_on_from_a_failure_and_runs_nothing_twice(
-    workbook: Path, capsys: pytest.CaptureFixture[str]
+    workbook: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    second, executed = workbook / "notebooks/01_second.ipynb", workbook / "results/smoke/notebooks"
+    first, second = (workbook / f"notebooks/{name}.ipynb" for name in ("00_first", "01_second"))
+    executed = workbook / "results/smoke/notebooks"
     write_notebook(second, PARAMETERS, "raise ValueError('not yet')")
     assert not run_workflow("smoke", 0, "results")
-    assert capsys.readouterr().out.strip() == "to run: 00_first, 01_second, report"
+    out, err = capfd.readouterr()
+    assert out.strip() == "to run: 00_first, 01_second, report"
+    assert "[1/2] 00 The first step: done in" in err
+    assert "[2/2] 01 The first step: started\n" in err
     assert (executed / "01_second.failed.ipynb").is_file()
+    assert peak_bytes(executed / "00_first.ipynb") > 2**25  # of two processes that have Python in them
+    index = (workbook / "results/smoke/report/index.html").read_text()  # before all of them have run
+    assert '<a href="00_first.html">The first step</a>' in index
+    assert "stopped by an error" in index
 
     write_notebook(second, PARAMETERS, "from wsseg_core.base.parallel import cpu_count\nassert cpu_count() == 1")
-    (workbook / "notebooks/00_first.ipynb").touch()
+    saved = nbformat.read(first, as_version=4)
+    saved.cells[1].update(execution_count=3, outputs=[nbformat.v4.new_output("stream", text="1")])
+    nbformat.write(saved, first)
     assert run_workflow("smoke", 0, "results", cores=1)
-    assert capsys.readouterr().out.strip() == "to run: 01_second, report"
+    assert capfd.readouterr().out.strip() == "to run: 01_second, report"
     assert not (executed / "01_second.failed.ipynb").exists()
     assert (workbook / "results/smoke/report/index.html").is_file()
 
-    for only, said in (("", "nothing to do"), ("1", "to run: 01_second")):
-        assert run_workflow("smoke", 0, "results", only=only, dry_run=True)
-        assert capsys.readouterr().out.strip() == said
+    for only, dry_run, said in (("", False, "nothing to do"), ("1", True, "to run: 01_second")):
+        assert run_workflow("smoke", 0, "results", only=only, dry_run=dry_run)
+        assert capfd.readouterr().out.strip() == said
+
+
+def test_an_orphan_that_still_works_is_told_in_one_true_line(workbook: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of a run that was killed, the process that runs the notebook may go on; it keeps its lock."""
+    executed = workbook / "results/smoke/notebooks"
+    executed.mkdir(parents=True)
+    (executed / "00_first.running.ipynb").touch()
+    os.utime(executed / "00_first.running.ipynb", (2**31, 2**31))  # being written, also after the second start
+    with (executed / ".00_first.lock").open("w") as file:
+        file.write("4711")
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert not run_workflow("smoke", 0, "results")
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("wsseg: ")
+    assert last.endswith("already being run by process 4711; wait for it or stop it")
+
+
+def test_a_notebook_that_was_killed_is_told_in_one_line(workbook: Path) -> None:
+    """The lock went with its owner."""
+    write_notebook(workbook / "notebooks/00_first.ipynb", PARAMETERS, "import os, signal\nos.kill(os.getppid(), 9)")
+    with pytest.raises(WorkbookError, match=r"00_first\.running\.ipynb: stopped from outside; run again"):
+        run_workflow("smoke", 0, "results")
+
+
+def test_a_relative_profile_is_that_of_the_folder_where_it_was_named(
+    workbook: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a results folder may be named like a number."""
+    for folder, width in ((workbook, 3), (workbook / "sub", 5)):
+        folder.mkdir(exist_ok=True)
+        (folder / "mine.toml").write_text(f"[classifier]\nwidth = {width}\n")
+    show = (
+        "from wsseg_core.base.config import load_profile\nprint(load_profile(profile).classifier.width, repr(results))"
+    )
+    write_notebook(workbook / "notebooks/00_first.ipynb", PARAMETERS, show)
+    monkeypatch.chdir(workbook / "sub")
+    assert run_workflow("mine.toml", 0, "2025", until="00_first")
+    assert "5 '2025'" in (workbook / "2025/mine/notebooks/00_first.ipynb").read_text()
+
+
+def test_results_of_another_profile_of_the_same_name_are_kept(workbook: Path) -> None:
+    for folder in ("a", "b"):
+        (workbook / folder).mkdir()
+        (workbook / folder / "mine.toml").write_text("[classifier]\nwidth = 3\n")
+    (workbook / "results/mine").mkdir(parents=True)
+    (workbook / "results/mine/profile.txt").write_text(str(workbook / "a/mine.toml"))
+    with pytest.raises(WorkbookError, match=r"results/mine: holds the results of the profile .*a/mine.toml, not of"):
+        run_workflow("b/mine.toml", 0, "results", until="00_first")
+    assert run_workflow("b/mine.toml", 0, "results", until="00_first", dry_run=True)
+    assert (workbook / "results/mine/profile.txt").read_text() == str(workbook / "a/mine.toml")
 
 
 def test_workflow_checks_every_notebook_before_the_first_starts(workbook: Path) -> None:
@@ -146,10 +210,10 @@ def test_workflow_without_notebooks_or_with_an_unknown_one(workbook: Path) -> No
         run_workflow("smoke", 0, "results")
 
 
-def test_workflow_shows_why_snakemake_refuses(workbook: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_workflow_shows_why_snakemake_refuses(workbook: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (workbook / "Snakefile").write_text("rule broken: 1\n")
     assert not run_workflow("smoke", 0, "results")
-    assert "Snakefile" in capsys.readouterr().err
+    assert "Snakefile" in capfd.readouterr().err
 
 
 def test_a_workflow_may_end_with_a_notebook(workbook: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,28 +254,17 @@ def test_several_seeds_run_their_last_stages_and_the_first_seed_everything(
     assert calls == [("smoke", seed, "there", common | ({"until": LAST_STAGE} if seed else {})) for seed in ran]
 
 
-def test_index_names_times_tables_and_figures(tmp_path: Path) -> None:
-    for number, seconds in (("00", 75.0), ("01", 12.4)):
-        path = write_notebook(tmp_path / f"notebooks/{number}_step.ipynb", "x = 1")
-        notebook = nbformat.read(path, as_version=4)
-        notebook.metadata["papermill"] = {"duration": seconds}
-        nbformat.write(notebook, path)
-    write_notebook(tmp_path / "notebooks/02_step.failed.ipynb", "x = 1")
-    for file in ("tables/alpha.csv", "figures/curve.png"):
-        (tmp_path / file).parent.mkdir()
-        (tmp_path / file).write_text("")
-    assert wall_seconds(tmp_path) == {"00_step": 75.0, "01_step": 12.4}
-    page = export_html(tmp_path).read_text()
-    for part in ("The first step", "What we aim at: a mask.", "1 min 15 s", "1 min 27 s", "00_step.html"):
-        assert part in page
-    assert 'href="../tables/alpha.csv"' in page
-    assert 'src="../figures/curve.png"' in page
-    assert "02_step" not in page
-    assert (tmp_path / "report/01_step.html").is_file()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")]
-)
-def test_readable_time(seconds: float, text: str) -> None:
-    assert readable_time(seconds) == text
+def test_lab_is_told_the_profile_once(workbook: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda path, arguments: started.append(arguments))
+    monkeypatch.setenv("JUPYTER_CONFIG_PATH", "/mine")
+    monkeypatch.setenv("WSSEG_PROFILE", "voc")
+    shutil.copy(PACKAGE / "profiles/smoke.toml", workbook / "notebooks/mine.toml")
+    monkeypatch.chdir(workbook / "notebooks")
+    open_lab("mine.toml", ["--no-browser"])
+    assert started == [[sys.executable, "-m", "jupyterlab", "--no-browser"]]
+    assert Path.cwd() == workbook
+    assert default_profile() == str(workbook / "notebooks/mine.toml")
+    assert os.environ["JUPYTER_CONFIG_PATH"] == f"{PACKAGE / 'workbook/lab'}{os.pathsep}/mine"
+    with pytest.raises(WorkbookError, match="no profile 'tyo'"):
+        open_lab("tyo")

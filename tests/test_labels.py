@@ -27,7 +27,7 @@ from wsseg_core.refine.dynamic_stage import dynamic_settings
         ("blocks3-5", "blocks 3 to 5"),
         ("sizes80-100-120", "input of 80, 100, 120 %"),
         ("n15", "N = 15"),
-        ("resnet18_fcn_mil_crf", "ResNet-18: FCN-MIL, CRF"),
+        ("other_fcn_mil_crf", "second network: FCN-MIL, CRF"),
         ("combine-geometric_mean-otsu", "geometric mean, foreground: otsu"),
         ("always K", "always K"),
         ("horse", "horse"),

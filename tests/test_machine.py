@@ -1,4 +1,9 @@
-from wsseg_core.base.machine import machine, machine_text
+import subprocess
+import sys
+
+import pytest
+
+from wsseg_core.base.machine import PeakMemory, machine, machine_text
 from wsseg_core.base.parallel import cpu_count
 
 
@@ -14,3 +19,24 @@ def test_words_for_a_caption() -> None:
     assert machine_text(facts) == "Fast 3, 1 core, without bfloat16"
     assert machine_text({**facts, "cores": 2, "bfloat16": True}) == "Fast 3, 2 cores, with bfloat16"
     assert machine_text(None) == "a machine that was not recorded"
+
+
+def test_memory_of_this_process_and_of_those_that_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 64 * 2**20
+    with PeakMemory() as alone:
+        pass
+    hold = f"block = b'x' * {size}; print(len(block), flush=True); input()"
+    nested = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {hold!r}])"
+    with subprocess.Popen(
+        [sys.executable, "-c", nested], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with PeakMemory() as both:
+            pass
+        process.communicate("\n")
+    assert both.peak - alone.peak >= 0.9 * size
+    monkeypatch.setattr("wsseg_core.base.machine._process_tree", lambda process: [2**30])
+    with PeakMemory() as nobody:
+        pass
+    assert nobody.peak == 0

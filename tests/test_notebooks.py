@@ -61,10 +61,12 @@ def test_every_table_comes_in_three_formats_and_every_figure_is_a_picture(result
             assert low < high, f"{path.name} is blank"
 
 
-def test_every_claim_has_a_verdict(results: Path) -> None:
+def test_every_claim_is_listed_and_gets_no_verdict_from_meaningless_numbers(results: Path) -> None:
     verdicts = json.loads((results / "smoke" / "claims.json").read_text())
     assert {verdict["claim"]["id"] for verdict in verdicts} == {claim.id for claim in CLAIMS}
-    assert {verdict["outcome"] for verdict in verdicts} <= {str(outcome) for outcome in Outcome}
+    assert {verdict["outcome"] for verdict in verdicts} <= {Outcome.NO_VERDICT, Outcome.NOT_MEASURED}
+    seeds = pd.read_csv(results / "smoke" / "tables" / "10_claims_seeds.csv")
+    assert set(seeds["verdict"]) <= {Outcome.NO_VERDICT, Outcome.NOT_MEASURED}
 
 
 def test_headline_numbers_are_one_json_object_with_intervals(results: Path) -> None:
@@ -83,6 +85,8 @@ def test_the_report_has_a_page_for_every_notebook(results: Path) -> None:
         assert f"{path.stem}.html" in index
         page = (results / "smoke" / "report" / f"{path.stem}.html").read_text()
         assert "WorkbookError" not in page
+        assert "its numbers mean nothing" in page
+        assert "<math" in page or "$" not in "".join(cell["source"] for cell in read_cells(path))
 
 
 def test_a_second_run_has_nothing_to_do(results: Path) -> None:

@@ -56,6 +56,12 @@ def test_rows_leave_missing_pictures_empty_and_carry_their_titles() -> None:
     assert [axes.get_ylabel() for axes in figure.axes[::2]] == ["a", "b", "c"]
 
 
+def test_rows_of_images_without_any_class_are_an_empty_picture() -> None:
+    figure = plots.show_rows([], ["image", "mask"], [])
+    assert [axes.get_title() for axes in figure.axes] == ["image", "mask"]
+    assert not any(axes.images for axes in figure.axes)
+
+
 def test_a_gallery_goes_on_in_the_next_row() -> None:
     figure = plots.show_gallery([IMAGE] * 3, ["one", "two", "three"], columns=2)
     assert [axes.get_title() for axes in figure.axes] == ["one", "two", "three", ""]

@@ -200,7 +200,7 @@ def test_a_killed_training_ends_where_an_uninterrupted_one_does(staged: Run, mon
         path.write_bytes(content)
     assert len(curve) == 3
     start = AffinityNet(load_classifier(staged)).state_dict()
-    assert not torch.equal(whole["backbone.conv1_1.weight"], start["backbone.conv1_1.weight"])
+    assert not torch.equal(whole["backbone.trunk.conv1_1.weight"], start["backbone.trunk.conv1_1.weight"])
 
 
 def test_walked_maps_come_back_as_they_were(staged: Run) -> None:
@@ -272,8 +272,8 @@ def test_stages_made_under_other_settings_are_refused_with_both_values(staged: R
     load_affinity(with_walk_alpha(with_affinity(staged, beta=1.0), 4.0))
 
 
-def test_another_architecture_is_refused(staged: Run) -> None:
-    with pytest.raises(WorkbookError, match=r"classifier.architecture = 'vgg16'"):
+def test_what_is_no_classifier_is_refused(staged: Run) -> None:
+    with pytest.raises(WorkbookError, match="no backbone in a Conv2d"):
         psa._affinity_net(staged, nn.Conv2d(3, 3, 1))
 
 

@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -134,3 +135,43 @@ def test_every_place_names_the_same_pythons() -> None:
 
 def test_entry_point_of_continuous_integration_is_executable() -> None:
     assert os.access(ROOT / ".ci/run", os.X_OK)
+
+
+def test_the_command_line_runs_from_any_folder_without_its_environment_being_named(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    command = shutil.copy(ROOT / "bin/wsseg", tmp_path / "bin/wsseg")
+    missing = subprocess.run([command, "run"], cwd="/", capture_output=True, text=True)
+    assert missing.returncode == 1
+    assert missing.stderr == f"wsseg: {tmp_path}/.venv: not installed yet; run: make -C {tmp_path} install\n"
+    installed = tmp_path / ".venv/bin/wsseg"
+    installed.parent.mkdir(parents=True)
+    installed.write_text("#!/bin/sh\nprintf '%s|' \"$@\"; pwd; exit 3\n")
+    installed.chmod(0o755)
+    done = subprocess.run([command, "run", "--profile", "my own.toml"], cwd="/", capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (3, "run|--profile|my own.toml|/\n")
+
+
+def test_another_build_of_pytorch_is_installed_with_the_locked_versions() -> None:
+    def recipe(*arguments: str) -> str:
+        command = ["make", "--always-make", "--dry-run", "install", *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert "sync --locked" in recipe()
+    assert "torch-backend" not in recipe()
+    assert recipe("TORCH=cpu").count("--torch-backend cpu --constraints .venv/locked.txt") == 2
+    assert "uv sync" not in recipe("TORCH=cpu")
+
+
+def test_binder_runs_what_its_notebooks_read_and_opens_them_with_that_profile() -> None:
+    built = re.search(r"wsseg run --profile (\w+) --only 04", (ROOT / "binder/postBuild").read_text())
+    assert built is not None
+    assert f"WSSEG_PROFILE={built[1]}\n" in (ROOT / "binder/start").read_text()
+    assert all(os.access(ROOT / "binder" / name, os.X_OK) for name in ("postBuild", "start"))
+
+
+def test_pages_publish_everything_that_the_report_links_to() -> None:
+    steps = yaml.safe_load((ROOT / ".github/workflows/pages.yml").read_text())["jobs"]["report"]["steps"]
+    copied = "".join(step.get("run", "") for step in steps)
+    linked = set(re.findall(r'"\.\./(\w+)/', (PACKAGE / "workbook/templates/index.html").read_text()))
+    assert linked == {"figures", "tables"}
+    assert all(f"results/toy/{folder}" in copied for folder in linked | {"report"})

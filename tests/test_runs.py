@@ -5,7 +5,7 @@ import pytest
 
 from wsseg_core.base.config import DataConfig, Profile, SweepConfig
 from wsseg_core.base.errors import WorkbookError
-from wsseg_core.data.run import Run, open_run, project_root
+from wsseg_core.data.run import Run, open_run, project_root, repetitions
 
 
 @pytest.fixture
@@ -32,6 +32,15 @@ def test_other_seeds_and_result_folders_lie_apart(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     assert open_run("toy", seed=3).folder == tmp_path / "results" / "toy-seed3"
     assert open_run("toy", results=str(tmp_path / "elsewhere")).folder == tmp_path / "elsewhere" / "toy"
+
+
+def test_repetitions_are_those_that_have_a_folder(tmp_path: Path) -> None:
+    for name in ("smoke-seed10", "smoke", "smoke-seed2", "smoke-seed0", "smoke-seed", "smoke-other", "smoke-seed2-old"):
+        (tmp_path / name).mkdir()
+    found = repetitions("smoke", str(tmp_path))
+    assert [(run.seed, run.folder.name) for run in found] == [(0, "smoke"), (2, "smoke-seed2"), (10, "smoke-seed10")]
+    assert repetitions("toy", str(tmp_path)) == []
+    assert repetitions("smoke", str(tmp_path / "nowhere")) == []
 
 
 def test_a_negative_seed_is_refused():
@@ -93,6 +102,15 @@ def test_examples_show_several_classes_first_and_no_image_twice(run: Run, count:
     with_labels(run, "2008_000003", "dog", "sheep")
     run = replace(run, profile=replace(run.profile, sweeps=SweepConfig(example_images=count)))
     assert run.example_ids == [f"2008_00000{n}" for n in expected]
+
+
+def test_examples_without_any_class_come_last(run: Run):
+    with_labels(run, "2008_000001")
+    with_labels(run, "2008_000002", "cat")
+    with_labels(run, "2008_000003", "dog", "sheep")
+    run = replace(run, profile=replace(run.profile, sweeps=SweepConfig(example_images=3)))
+    assert run.example_ids == ["2008_000003", "2008_000002", "2008_000001"]
+    assert run.train_example_ids == ["2007_000001", "2007_000004", "2007_000002"]
 
 
 def test_settings_name_the_data_the_seed_the_code_and_what_is_given(run: Run):

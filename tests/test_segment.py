@@ -19,6 +19,8 @@ def profile(monkeypatch: pytest.MonkeyPatch) -> Profile:
     smoke = load_profile("smoke")
     model = new_classifier(smoke.classifier, len(CLASSES), seed=0).eval()
     monkeypatch.setattr(own_images, "classifier_from_checkpoint", lambda path: (model, CLASSES))
+    trained = {"data": {"image_size": smoke.data.image_size}, "classifier": {"width": smoke.classifier.width}}
+    monkeypatch.setattr(own_images, "read_checkpoint", lambda path: {"settings": trained})
     return replace(smoke, classifier=replace(smoke.classifier, threshold=0.0))
 
 
@@ -61,6 +63,25 @@ def test_a_large_image_is_worked_on_in_a_small_copy(tmp_path: Path, profile: Pro
     with Image.open(tmp_path / "out/wide.png") as mask:
         assert mask.size == (20_000, 30)
         assert (np.asarray(mask)[:, :20] == np.repeat([1, 2], 10)).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"data": {"image_size": 128}},
+            "trained with data.image_size = 64, but profile 'smoke' says 128; name the prof",
+        ),
+        (
+            {"classifier": {"width": 16}},
+            "trained with classifier.width = 8, but profile 'smoke' says 16; name the prof",
+        ),
+    ],
+)
+def test_weights_of_another_profile_are_refused(tmp_path: Path, profile: Profile, changes: dict, message: str) -> None:
+    other = replace(profile, **{table: replace(getattr(profile, table), **values) for table, values in changes.items()})
+    with pytest.raises(WorkbookError, match=message):
+        own_images.segment_files([tmp_path / "a.jpg"], Path("w.ckpt"), tmp_path, other)
 
 
 @pytest.mark.parametrize(("name", "message"), [("", "is a folder; name the images"), ("no.jpg", "no such file")])

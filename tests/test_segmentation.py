@@ -259,7 +259,7 @@ def test_a_killed_training_ends_with_the_same_weights(trained: Run, run: Run, mo
 def test_training_changes_encoder_and_head(trained: Run):
     network, start = load_segmentation(trained, "psa", NOTEBOOK), fold_batch_norm(load_classifier(trained))
     assert not network.training
-    assert not torch.equal(network.encoder.first[0].weight, start.conv1_1.weight)
+    assert not torch.equal(network.encoder.backbone.trunk.conv1_1.weight, start.conv1_1.weight)
     assert network.head.score.bias.abs().max() > 0
 
 

@@ -11,13 +11,13 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.nets.dilation import dilate
 from wsseg_core.nets.folding import fold_batch_norm
 from wsseg_core.nets.segmentation import (
     Encoder,
     LargeFovHead,
     SegmentationNet,
     check_masks,
-    dilate_resnet,
     resize_masks,
     segmentation_loss,
 )
@@ -118,7 +118,7 @@ def test_another_backbone_is_refused():
 @pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
 def test_every_fourth_feature_of_a_dilated_resnet_is_the_original_one(block):
     model, images = shallow(block), torch.randn(1, 3, 64, 96)
-    dilated = dilate_resnet(model)
+    dilated = dilate(model, 8)
     with torch.no_grad():
         coarse, fine = last_stage(model, images), last_stage(dilated, images)
     assert (coarse.shape[-2:], fine.shape[-2:]) == ((2, 3), (8, 12))
@@ -130,7 +130,7 @@ def test_bottlenecks_are_dilated_as_torchvision_does():
     theirs = shallow(Bottleneck, replace_stride_with_dilation=[False, True, True])
     theirs.load_state_dict(model.state_dict())
     with torch.no_grad():
-        torch.testing.assert_close(last_stage(dilate_resnet(model), images), last_stage(theirs, images))
+        torch.testing.assert_close(last_stage(dilate(model, 8), images), last_stage(theirs, images))
 
 
 def test_frozen_batch_norm_learns_nothing():

@@ -10,7 +10,7 @@ from wsseg_core.base.errors import WorkbookError
 from wsseg_core.data.run import Run, open_run
 from wsseg_core.evaluate.claims import Claim, Relation
 from wsseg_core.evaluate.metrics import REQUIRED_DETAILS, TEST_PROTOCOL, Scores, mean_iou
-from wsseg_core.evaluate.spread import claims_over_seeds, judge_seeds, read_seeds, repetitions, seeds_text, spread_table
+from wsseg_core.evaluate.spread import claims_over_seeds, judge_seeds, read_seeds, seeds_text, spread_table
 from wsseg_core.evaluate.tables import write_table
 from wsseg_core.evaluate.verdicts import Outcome, judge
 
@@ -33,15 +33,6 @@ def run_of(seed: int, **missed: int) -> dict[str, Scores]:
 
 def greater(left: str, *right: str, relation: Relation = Relation.BEST_OF) -> Claim:
     return Claim("id", "left beats right", "slide", left, right, relation)
-
-
-def test_repetitions_are_those_that_have_a_folder(tmp_path: Path) -> None:
-    for name in ("smoke-seed10", "smoke", "smoke-seed2", "smoke-seed0", "smoke-seed", "smoke-other", "smoke-seed2-old"):
-        (tmp_path / name).mkdir()
-    found = repetitions("smoke", str(tmp_path))
-    assert [(run.seed, run.folder.name) for run in found] == [(0, "smoke"), (2, "smoke-seed2"), (10, "smoke-seed10")]
-    assert repetitions("toy", str(tmp_path)) == []
-    assert repetitions("smoke", str(tmp_path / "nowhere")) == []
 
 
 def test_what_cannot_be_read_or_was_scored_otherwise_is_left_out_with_its_reason(tmp_path: Path) -> None:
@@ -148,6 +139,8 @@ def test_table_of_claims_over_seeds(tmp_path: Path) -> None:
     assert first["low"] < first["mean"] < first["high"]
     assert (first["against"], first["seeds"]) == ("b", "2 seeds (0, 1)")
     assert second[["seed 0", "seed 1", "mean", "low", "high"]].isna().all()
+    open_ = claims_over_seeds([greater("a", "b"), greater("a", "none")], by_seed, samples=100, meaningful=False)
+    assert list(open_["verdict"]) == ["no verdict", "not measured"]
     write_table(table, tmp_path, "claims", "caption")
 
 

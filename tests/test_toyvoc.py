@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -231,19 +232,30 @@ def test_processes_change_nothing(tmp_path, devkit, drawn):
     assert content(ensure_toyvoc(tmp_path, SMALL)) == content(devkit)
 
 
-@pytest.mark.parametrize("change", ["config", "recipe", "record"])
+@pytest.mark.parametrize("change", ["recipe", "record"])
 def test_another_recipe_starts_anew(tmp_path, drawn, monkeypatch, change):
     ensure_toyvoc(tmp_path, SMALL)
     drawn.clear()
-    config = replace(SMALL, train_images=1) if change == "config" else SMALL
     if change == "recipe":
         monkeypatch.setattr(toyvoc, "RECIPE", -1)
     if change == "record":
         (tmp_path / "toyvoc.json").write_text("{")
-    ensure_toyvoc(tmp_path, config)
-    assert len(drawn) == config.train_images + config.val_images
+    ensure_toyvoc(tmp_path, SMALL)
+    assert len(drawn) == SMALL.train_images + SMALL.val_images
     assert len(list((tmp_path / "JPEGImages").iterdir())) == len(drawn)
-    assert json.loads((tmp_path / "toyvoc.json").read_text())["config"]["train_images"] == config.train_images
+    assert json.loads((tmp_path / "toyvoc.json").read_text())["config"]["train_images"] == SMALL.train_images
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_scenes_with_other_factors_are_not_drawn_over(tmp_path, drawn, whole):
+    ensure_toyvoc(tmp_path, SMALL)
+    if not whole:
+        (tmp_path / "JPEGImages/toy_val_00000.jpg").unlink()
+    before = content(tmp_path)
+    message = "drawn with occlusion = 0.3, but the profile says 1.0; give the profile a data.devkit of its own"
+    with pytest.raises(WorkbookError, match=re.escape(f"{tmp_path}: {message}")):
+        ensure_toyvoc(tmp_path, replace(SMALL, occlusion=1.0))
+    assert content(tmp_path) == before
 
 
 def test_folder_of_somebody_else_is_refused(tmp_path):

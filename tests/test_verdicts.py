@@ -159,3 +159,15 @@ def test_verdicts_as_table_and_as_json(tmp_path: Path):
 def test_claims_without_scores_are_not_measured() -> None:
     table = verdict_table({}, ["guided", "order"])
     assert list(table["verdict"]) == ["not measured", "not measured"]
+
+
+def test_numbers_that_mean_nothing_give_no_verdict() -> None:
+    claims = [
+        Claim("a", "good beats bad", "source", "good", ("bad",), Relation.GREATER),
+        Claim("b", "bad beats good", "source", "bad", ("good",), Relation.GREATER),
+        Claim("c", "good beats none", "source", "good", ("none",), Relation.GREATER),
+    ]
+    decided, open_ = judge_all(claims, SCORES), judge_all(claims, SCORES, meaningful=False)
+    assert [verdict.outcome for verdict in decided] == [Outcome.HOLDS, Outcome.FAILS, Outcome.NOT_MEASURED]
+    assert [verdict.outcome for verdict in open_] == [Outcome.NO_VERDICT, Outcome.NO_VERDICT, Outcome.NOT_MEASURED]
+    assert [verdict.difference for verdict in open_] == [verdict.difference for verdict in decided]

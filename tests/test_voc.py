@@ -14,7 +14,7 @@ from PIL import Image
 
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.data.images import VOC_PALETTE, DevkitError, image_size, read_image, write_palette_png
-from wsseg_core.data.masks import VocMasks
+from wsseg_core.data.masks import VocMasks, _never_drawn
 from wsseg_core.data.voc import TRAIN_AUG_COUNT, VOC_CLASSES, VocDevkit
 
 FIRST = "2007_000001"  # a cat and a dog
@@ -409,6 +409,21 @@ class TestBadMasks:
         assert f"{path}: cannot be decoded" in message_of(masks.mask, FIRST)
         path.unlink()
         assert f"{path}: missing mask" in message_of(masks.mask, FIRST)
+
+    @pytest.mark.parametrize("split", ["train", "val"])
+    def test_training_images_without_any_mask_are_void(self, tiny_devkit, split):
+        """One missing mask is a fault; a training split without any is not, and a split to be scored needs them."""
+        masks, ids = VocMasks(VocDevkit(tiny_devkit)), TINY_SPLITS[split]
+        for image_id in ids[1:]:
+            (tiny_devkit / f"SegmentationClass/{image_id}.png").unlink()
+        assert f"{ids[1]}.png: missing mask" in message_of(masks.mask, ids[1])
+        _never_drawn.cache_clear()
+        (tiny_devkit / f"SegmentationClass/{ids[0]}.png").unlink()
+        assert not masks.has(ids[0])
+        if split == "val":
+            assert f"{ids[0]}.png: missing mask" in message_of(masks.mask, ids[0])
+        else:
+            assert masks.mask(ids[0]).tolist() == np.full((32, 48), 255).tolist()
 
     def test_unknown_kind(self, tiny_devkit):
         with pytest.raises(ValueError, match="'class' or 'parts'"):

@@ -155,7 +155,12 @@ def test_every_control_of_the_subtraction_explorer_matters(run: Run, control: st
 def test_the_subtraction_explorer_starts_with_the_values_of_the_profile(run: Run) -> None:
     box = subtraction_explorer(run)
     values = {name: selector.value for name, selector in selectors(box).items() if name != "image"}
-    assert values == {"alpha": 3.0, "N": 3, "blocks": block_layers((3, 4, 5)), "order": "subtract_then_normalise"}
+    assert values == {
+        "alpha": 3.0,
+        "N": 3,
+        "blocks": block_layers(run.profile.classifier, (3, 4, 5)),
+        "order": "subtract_then_normalise",
+    }
     assert all(name in box.children[1].value for name in ("sheep", "cat", "mask"))
 
 

@@ -7,10 +7,10 @@ every class divided by its maximum over the image. The maps are seeds of what fo
 classes of an image alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,22 +24,22 @@ from wsseg_core.base.errors import WorkbookError
 from wsseg_core.classify.classifier import (
     LabelledImages,
     classifier_settings,
+    image_scores,
     load_classifier,
     load_trained,
     make_optimizer,
 )
+from wsseg_core.classify.features import open_features
 from wsseg_core.classify.training import Hardware, Recipe, fit
 from wsseg_core.data.run import Run
 from wsseg_core.data.transforms import resize_and_pad, unpad
-from wsseg_core.nets.cam import CamVgg16, load_blocks
+from wsseg_core.nets.architectures import build_classifier
+from wsseg_core.nets.backbones import outline_of
+from wsseg_core.nets.cam import CamNet, load_blocks
+from wsseg_core.nets.dilation import dilate
 from wsseg_core.saliency.subtraction import normalise
 
 NOTEBOOK = "06_cam_and_pixel_affinity"
-
-
-def average_scores(score_map: Tensor) -> Tensor:
-    """Global average pooling: scores of the image, (B, C), from its score map (B, C, h, w)."""
-    return score_map.mean((2, 3))
 
 
 def cam_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -48,7 +48,7 @@ def cam_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     Departure: images are padded to a square as there, and the positions of the padding count in the average; PSA crops.
     """
     images, labels = batch
-    scores = average_scores(model(images.to(memory_format=torch.channels_last)))
+    scores = image_scores(model(images.to(memory_format=torch.channels_last)), "average")
     return F.binary_cross_entropy_with_logits(scores.float(), labels, reduction="none").sum(1).mean()
 
 
@@ -77,11 +77,14 @@ def train_cam(run: Run, devices: int = 1) -> list[dict[str, Any]]:
         devices: processes or GPUs.
 
     Returns:
-        The learning curve: `step`, `loss`, `learning_rate`.
+        The learning curve: `step`, `loss`, `learning_rate`; nothing where the classifier's own map is taken.
 
     Raises:
-        WorkbookError: the run's classifier is not VGG-16, or not trained.
+        WorkbookError: the run's classifier is not trained, or does not average where its own map is asked for.
     """
+    if run.profile.cam.channels == 0:
+        _own_map(run)
+        return []
     config, model = training_config(run), new_cam(run)
     load_blocks(model, load_classifier(run))
     ArtifactStore.create(checkpoint_path(run).parent, network_settings(run), NOTEBOOK)
@@ -101,23 +104,22 @@ def train_cam(run: Run, devices: int = 1) -> list[dict[str, Any]]:
     return fit(model, recipe, checkpoint_path(run), hardware, "training (class activation maps)")
 
 
-def new_cam(run: Run) -> CamVgg16:
+def new_cam(run: Run) -> CamNet:
     """An untrained network.
 
     Raises:
-        WorkbookError: the profile's classifier is not VGG-16.
+        WorkbookError: `cam.blocks` or `cam.stride` that the classifier does not have.
     """
-    config, cam = run.profile.classifier, run.profile.cam
-    if config.architecture != "vgg16":
-        raise WorkbookError("class activation maps are built on VGG-16; use classifier.architecture = 'vgg16'")
+    config, cam, num_classes = run.profile.classifier, run.profile.cam, run.devkit.num_classes
     torch.manual_seed(run.seed)
-    return CamVgg16(run.devkit.num_classes, config.width, config.batch_norm, cam.blocks, cam.channels, cam.stride)
+    stages_only = build_classifier(replace(config, fc_channels=1, fc6_kernel=1), num_classes)
+    return CamNet(stages_only, num_classes, cam.blocks, cam.channels, cam.stride)
 
 
 def network_settings(run: Run) -> dict[str, Any]:
     """What the trained weights depend on."""
     cam = asdict(run.profile.cam)
-    for name in ("scales", "alpha"):
+    for name in ("scales", "alpha", "flip"):
         del cam[name]
     return run.settings("affinity.cam", classes=run.devkit.classes, classifier=classifier_settings(run), cam=cam)
 
@@ -127,12 +129,25 @@ def checkpoint_path(run: Run) -> Path:
     return run.artifacts("cam") / "cam.ckpt"
 
 
-def load_cam(run: Run) -> CamVgg16:
-    """The trained network of a run, in evaluation mode.
+def _own_map(run: Run) -> nn.Module:
+    """The classifier itself, whose map is a class activation map where it averages over it."""
+    config = run.profile.classifier
+    if config.pooling != "average":
+        raise WorkbookError(
+            "class activation maps of the classifier itself (cam.channels = 0) need classifier.pooling = 'average'"
+        )
+    classifier = load_classifier(run)
+    return dilate(classifier, run.profile.cam.stride) if run.profile.cam.stride < config.stride else classifier
+
+
+def load_cam(run: Run) -> nn.Module:
+    """The trained network of a run, or its classifier where `cam.channels` is 0, in evaluation mode.
 
     Raises:
         WorkbookError: not trained yet, not to its end, or under other settings.
     """
+    if run.profile.cam.channels == 0:
+        return _own_map(run)
     return load_trained(new_cam(run), checkpoint_path(run), network_settings(run), run.profile.cam.steps, NOTEBOOK)
 
 
@@ -143,13 +158,14 @@ def input_sizes(config: CamConfig) -> tuple[int, ...]:
 
 
 @torch.inference_mode()
-def cam_maps(model: nn.Module, images: Sequence[np.ndarray], sizes: Sequence[int]) -> Tensor:
+def cam_maps(model: nn.Module, images: Sequence[np.ndarray], sizes: Sequence[int], flip: bool = True) -> Tensor:
     """Class activation maps of all classes: ReLU of the scores, summed over sizes and mirrored, over their maximum.
 
     Args:
-        model: a `CamVgg16` in evaluation mode, on any device.
+        model: what `load_cam` gives, in evaluation mode, on any device.
         images: uint8 (H, W, 3) each, of any sizes.
-        sizes: of the padded squares that the network is shown, each also mirrored.
+        sizes: of the padded squares that the network is shown.
+        flip: each also mirrored.
 
     Returns:
         float32 (B, C, h, h) in [0, 1], of the padded square: at the resolution of the largest input, to which the
@@ -160,26 +176,30 @@ def cam_maps(model: nn.Module, images: Sequence[np.ndarray], sizes: Sequence[int
     """
     if not sizes:
         raise WorkbookError("class activation maps at no size; give cam.scales at least one value in the profile")
-    largest, *others = sorted(sizes, reverse=True)
-    total = _both_ways(model, images, largest)
-    for size in others:
-        total += F.interpolate(_both_ways(model, images, size), total.shape[2:], mode="bilinear")
+    return _united([_both_ways(model, images, size, flip) for size in sorted(sizes, reverse=True)])
+
+
+def _united(views: Sequence[Tensor]) -> Tensor:
+    """The sum of maps (B, C, h, h), the largest first, over its maximum."""
+    total, *others = views
+    for view in others:
+        total = total + F.interpolate(view, total.shape[2:], mode="bilinear")
     return normalise(total.flatten(0, 1)).view_as(total)
 
 
-def _both_ways(model: nn.Module, images: Sequence[np.ndarray], size: int) -> Tensor:
+def _both_ways(model: nn.Module, images: Sequence[np.ndarray], size: int, flip: bool = True) -> Tensor:
     """Maps of the padded squares, and of their mirror images turned back, added: float32 (B, C, h, h)."""
     inputs = torch.stack([resize_and_pad(image, size) for image in images]).to(next(model.parameters()))
     inputs = inputs.to(memory_format=torch.channels_last)
-    return (model(inputs).relu() + model(inputs.flip(3)).relu().flip(3)).float()
+    straight = model(inputs).relu().float()
+    return straight + model(inputs.flip(3)).relu().flip(3).float() if flip else straight
 
 
 def map_settings(run: Run) -> dict[str, Any]:
     """What the maps depend on."""
-    scales, precision = run.profile.cam.scales, run.profile.saliency.precision
-    return run.settings(
-        "affinity.cam", "nets.folding", network=network_settings(run), scales=scales, precision=precision
-    )
+    cam, precision = run.profile.cam, run.profile.saliency.precision
+    own = {"scales": cam.scales, "flip": cam.flip, "precision": precision}
+    return run.settings("affinity.cam", "nets.folding", network=network_settings(run), **own)
 
 
 def extract_cams(run: Run, model: nn.Module, ids: Sequence[str]) -> ArtifactStore:
@@ -196,15 +216,42 @@ def extract_cams(run: Run, model: nn.Module, ids: Sequence[str]) -> ArtifactStor
     """
     store = ArtifactStore.create(run.artifacts("cams"), map_settings(run), NOTEBOOK)
     missing, batch_size = store.missing(ids), run.profile.saliency.batch_size
+    of_images = _stored_maps(run, model) if _stored(run) else _seen_maps(run, model)
     with tqdm(total=len(missing), desc="class activation maps", mininterval=1.0) as bar:
         for start in range(0, len(missing), batch_size):
             batch = missing[start : start + batch_size]
-            maps = cam_maps(model, [run.devkit.image(image_id) for image_id in batch], input_sizes(run.profile.cam))
-            for image_id, of_all in zip(batch, maps.half().cpu().numpy(), strict=True):
+            for image_id, of_all in zip(batch, of_images(batch).half().cpu().numpy(), strict=True):
                 classes = np.flatnonzero(run.devkit.labels(image_id))
                 store.save(image_id, classes=classes, cams=of_all[classes])
             bar.update(len(batch))
     return store
+
+
+def _stored(run: Run) -> bool:
+    """Whether the maps can be had from the features of a trunk that did not learn."""
+    cam, config, sizes = run.profile.cam, run.profile.classifier, run.profile.features.sizes
+    same = cam.channels == 0 and config.steps == 0 and cam.stride >= config.stride
+    return same and not cam.flip and set(input_sizes(cam)) <= set(sizes)
+
+
+def _seen_maps(run: Run, model: nn.Module) -> Callable[[Sequence[str]], Tensor]:
+    sizes, flip = input_sizes(run.profile.cam), run.profile.cam.flip
+    return lambda ids: cam_maps(model, [run.devkit.image(image_id) for image_id in ids], sizes, flip)
+
+
+def _stored_maps(run: Run, model: nn.Module) -> Callable[[Sequence[str]], Tensor]:
+    store, deep, like = open_features(run, model), outline_of(model).deep, next(model.parameters())
+    head = cast(Callable[[Tensor], Tensor], model.head)
+
+    @torch.inference_mode()
+    def maps(ids: Sequence[str]) -> Tensor:
+        views = []
+        for size in sorted(input_sizes(run.profile.cam), reverse=True):
+            features = torch.stack([store.map(image_id, size, deep) for image_id in ids])
+            views.append(head(features.to(like)).relu().float())
+        return _united(views)
+
+    return maps
 
 
 def open_cams(run: Run) -> ArtifactStore:

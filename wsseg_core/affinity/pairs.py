@@ -5,7 +5,8 @@ Segmentation" (PSA), CVPR 2018, sections 3.2 and 3.3; `random_walk` has the walk
 pair of pixels is labelled where two CRFs over the CAMs of the known classes agree that both pixels are certain.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -124,18 +125,20 @@ def pair_loss(affinity: Tensor, kinds: PairKinds) -> Tensor:
     return same + _mean(unlike, kinds.different) / 2
 
 
-def affinity_loss(model: nn.Module, batch: tuple[Tensor, Tensor], radius: int = RADIUS) -> Tensor:
+def affinity_loss(model: nn.Module, batch: tuple[Any, Tensor], radius: int = RADIUS) -> Tensor:
     """The loss of a batch, for `training.Recipe`.
 
     Args:
         model: gives features (B, D, h, w), an `AffinityNet`.
-        batch: normalised images (B, 3, H, W) and their labels, integer (B, H, W), as `affinity_labels` gives them;
-            padding is neutral. A position of the features takes the label at its centre; the released code averages the
-            CRF's marginals over it, which costs as many planes an image as there are classes.
+        batch: normalised images (B, 3, H, W), or their stored features, and their labels, integer (B, H, W), as
+            `affinity_labels` gives them; padding is neutral. A position of the features takes the label at its centre;
+            the released code averages the CRF's marginals over it, which costs as many planes an image as there are
+            classes.
         radius: of the neighbourhood, positions of the features.
     """
     images, labels = batch
-    features = model(images.to(memory_format=torch.channels_last)).float()
+    given = isinstance(images, Tensor)
+    features = model(images.to(memory_format=torch.channels_last) if given else images).float()
     nearest = F.interpolate(labels[:, None].float(), features.shape[-2:], mode="nearest-exact")[:, 0]
     return pair_loss(affinities(features, radius), pair_kinds(nearest, radius))
 
@@ -174,12 +177,42 @@ def walk(
     like = next(model.parameters())
     features = model(F.pad(normalise(image), padding)[None].to(like))[0].float()
     scores = F.avg_pool2d(with_background(cam, alpha).to(features), model.stride, ceil_mode=True)
+    return _walk(features, scores, beta, steps, radius)
+
+
+@torch.inference_mode()
+def walk_stored(
+    model: AffinityNet,
+    maps: Sequence[Tensor],
+    cam: Tensor,
+    alpha: float = WALK_ALPHA,
+    beta: float = BETA,
+    steps: int = STEPS,
+    radius: int = RADIUS,
+) -> Tensor:
+    """As `walk`, from the stored features of the padded square of an image: float (channels, h, h) each.
+
+    Returns:
+        float32 (1 + K, h, w) in [0, 1], of the part of the square that is image; one position for longest side / h
+        pixels, see `upsample`.
+    """
+    height, width = cam.shape[1:]
+    like, longest = next(model.parameters()), max(height, width)
+    features = model([values[None].to(like) for values in maps])[0].float()
+    cells = features.shape[-1]
+    h, w = (-(-side * cells // longest) for side in (height, width))
+    square = F.pad(with_background(cam, alpha).to(features), (0, longest - width, 0, longest - height))
+    scores = F.interpolate(square[None], (cells, cells), mode="area")[0, :, :h, :w]
+    return _walk(features[:, :h, :w], scores, beta, steps, radius)
+
+
+def _walk(features: Tensor, scores: Tensor, beta: float, steps: int, radius: int) -> Tensor:
     h, w = features.shape[-2:]
     transition = transition_matrix(affinities(features, radius), h, w, radius, beta)
     return random_walk(transition, scores, steps)
 
 
-def upsample(walked: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+def upsample(walked: Tensor, stride: float, size: tuple[int, int]) -> Tensor:
     """What `walk` gave, at every pixel of its image: arg-max gives the mask.
 
     Args:

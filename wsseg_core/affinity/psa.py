@@ -21,19 +21,20 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from wsseg_core.affinity.cam import NOTEBOOK, load_cams, map_settings, open_cams, training_config
-from wsseg_core.affinity.pairs import NEUTRAL, affinity_labels, affinity_loss, walk, with_background
+from wsseg_core.affinity.pairs import NEUTRAL, affinity_labels, affinity_loss, walk, walk_stored, with_background
 from wsseg_core.base.artifacts import ArtifactStore
 from wsseg_core.base.config import ClassifierConfig, CrfConfig
-from wsseg_core.base.errors import WorkbookError
 from wsseg_core.base.parallel import FEW_IMAGES, parallel_map
 from wsseg_core.classify.classifier import classifier_settings, load_classifier, load_trained, new_classifier
+from wsseg_core.classify.features import has_dense_features, open_features
 from wsseg_core.classify.training import Hardware, Key, Recipe, fit, new_optimizer
 from wsseg_core.crf.dense import DenseCrf
 from wsseg_core.data.run import Run
 from wsseg_core.data.transforms import normalise
 from wsseg_core.data.voc import VocDevkit
 from wsseg_core.nets.affinity import AffinityNet
-from wsseg_core.nets.vgg import FcnVgg16
+from wsseg_core.nets.folding import fold_batch_norm
+from wsseg_core.nets.segmentation import on_grid
 
 NEW_LAYERS = 10  # how many times faster than the backbone they learn, in the released code
 DECAY = 0.9  # power of the polynomial by which its learning rates fall to 0
@@ -131,6 +132,45 @@ class AffinityImages(Dataset):
         return F.pad(image, padding), F.pad(labels, padding, value=NEUTRAL)
 
 
+class AffinityFeatures(Dataset):
+    """The stored features of images with their affinity labels, indexed by (step, index of the image).
+
+    An image is seen whole, padded below and to the right, and its maps mirrored half of the time, by (seed, step,
+    index) alone.
+    """
+
+    def __init__(self, run: Run, model: AffinityNet, labels: ArtifactStore) -> None:
+        self.run, self.labels = run, labels
+        self.names, self.store = model.backbone.names, open_features(run, model.backbone.trunk)
+
+    def __len__(self) -> int:
+        return len(self.run.train_ids)
+
+    def __getitem__(self, key: Key) -> tuple[list[Tensor], Tensor]:
+        """Maps, float32 (channels, h, w) each, and labels on the grid of the finest, uint8 (h, w)."""
+        step, index = key
+        image_id, profile = self.run.train_ids[index], self.run.profile
+        maps = self.store.load(image_id, profile.features.dense_size, self.names)
+        labels = torch.from_numpy(self.labels.load(image_id)["labels"])
+        labels = on_grid(labels[None], maps[0].shape[1], NEUTRAL)[0]
+        if profile.classifier.flip and np.random.default_rng([self.run.seed, step, index]).random() < 0.5:
+            maps, labels = [values.flip(2) for values in maps], labels.flip(1)
+        return maps, labels
+
+
+def stored_affinity(run: Run) -> bool:
+    """Whether the network learns, and lets the maps walk, on stored features."""
+    return run.profile.affinity.frozen_trunk and has_dense_features(run.profile)
+
+
+def pixels_per_position(run: Run, size: Sequence[int]) -> float:
+    """Stride of the walk in an image of (H, W)."""
+    config = run.profile.affinity
+    if not stored_affinity(run):
+        return config.stride
+    return max(size) * config.stride / run.profile.features.dense_size
+
+
 def train_affinity(run: Run, devices: int = 1) -> list[dict[str, Any]]:
     """Train the affinity network on the labels of the training images, or resume where a run stopped.
 
@@ -147,13 +187,18 @@ def train_affinity(run: Run, devices: int = 1) -> list[dict[str, Any]]:
         WorkbookError: there is no classifier or there are no labels, or they were made under other settings.
     """
     config, labels = _training_config(run), open_affinity_labels(run)
-    model = _affinity_net(run, load_classifier(run))
+    classifier = load_classifier(run)
+    model = _affinity_net(run, classifier)
     ArtifactStore.create(checkpoint_path(run).parent, network_settings(run), NOTEBOOK)
     optimizer, schedule = make_affinity_optimizer(config, model)
-    size = run.profile.cam.image_size
+    dataset: Dataset[Any] = (
+        AffinityFeatures(run, model, labels)
+        if stored_affinity(run)
+        else AffinityImages(run.devkit, run.train_ids, labels, run.profile.cam.image_size, config.flip, run.seed)
+    )
     recipe = Recipe(
         loss=partial(affinity_loss, radius=run.profile.affinity.radius),
-        dataset=AffinityImages(run.devkit, run.train_ids, labels, size, config.flip, run.seed),
+        dataset=dataset,
         optimizer=optimizer,
         schedule=schedule,
         steps=config.steps,
@@ -183,16 +228,17 @@ def make_affinity_optimizer(config: ClassifierConfig, model: AffinityNet) -> tup
 
 
 def _affinity_net(run: Run, classifier: nn.Module) -> AffinityNet:
-    if not isinstance(classifier, FcnVgg16):
-        raise WorkbookError("pixel affinities are built on VGG-16; use classifier.architecture = 'vgg16'")
     torch.manual_seed(run.seed)
-    return AffinityNet(classifier, run.profile.affinity.stride)
+    config = run.profile.affinity
+    start = fold_batch_norm(classifier) if config.frozen_trunk else classifier
+    return AffinityNet(start, config.stride, config.width, config.frozen_trunk)
 
 
 def network_settings(run: Run) -> dict[str, Any]:
     """What the trained weights depend on."""
-    names = ("stride", "radius", "learning_rate", "batch_size", "steps")
+    names = ("stride", "width", "frozen_trunk", "radius", "learning_rate", "batch_size", "steps")
     own = {name: getattr(run.profile.affinity, name) for name in names}
+    own["stored"] = run.profile.features.dense_size if stored_affinity(run) else 0
     return run.settings("affinity.psa", labels=label_settings(run), classifier=classifier_settings(run), affinity=own)
 
 
@@ -229,11 +275,17 @@ def extract_walks(run: Run, model: AffinityNet, ids: Sequence[str]) -> ArtifactS
     """
     cams, config = open_cams(run), run.profile.affinity
     store = ArtifactStore.create(run.artifacts("walks"), walk_settings(run), NOTEBOOK)
+    features = open_features(run, model.backbone.trunk) if stored_affinity(run) else None
+    size = run.profile.features.dense_size
     values = (run.profile.cam.alpha, config.beta, config.walk_steps, config.radius)
     for image_id in tqdm(store.missing(ids), desc="random walks", mininterval=1.0):
         image = run.devkit.image(image_id)
         classes, cam = load_cams(cams, image_id, image.shape[:2])
-        walked = walk(model, image, cam, *values)
+        walked = (
+            walk_stored(model, features.load(image_id, size, model.backbone.names), cam, *values)
+            if features
+            else walk(model, image, cam, *values)
+        )
         store.save(image_id, classes=classes, walked=walked.half().cpu().numpy())
     return store
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wsseg_core.affinity.cam import NOTEBOOK, input_sizes, load_cams, open_cams
 from wsseg_core.affinity.pairs import upsample, with_background
-from wsseg_core.affinity.psa import draw, open_walks, walk_settings
+from wsseg_core.affinity.psa import draw, open_walks, pixels_per_position, walk_settings
 from wsseg_core.base.artifacts import ArtifactStore
 from wsseg_core.base.config import CrfConfig, Profile
 from wsseg_core.base.errors import WorkbookError
@@ -84,7 +84,8 @@ class SeedMaps:
     known_labels = True
 
     def __init__(self, run: Run) -> None:
-        self.devkit, self.walk_alpha, self.stride = run.devkit, run.profile.cam.alpha, run.profile.affinity.stride
+        self.devkit, self.walk_alpha = run.devkit, run.profile.cam.alpha
+        self.stride = partial(pixels_per_position, run)
         self.depends_on: Mapping[str, Any] = {"walks": walk_settings(run)}
         self.cams, self.walks = open_cams(run), open_walks(run)
 
@@ -92,7 +93,8 @@ class SeedMaps:
         """The maps of one image."""
         image = self.devkit.image(image_id)
         classes, cam = load_cams(self.cams, image_id, image.shape[:2])
-        walked = upsample(torch.from_numpy(self.walks.load(image_id)["walked"]), self.stride, image.shape[:2])
+        stride = self.stride(image.shape[:2])
+        walked = upsample(torch.from_numpy(self.walks.load(image_id)["walked"]), stride, image.shape[:2])
         return ImageSeeds(image, self.devkit.labels(image_id).astype(np.float32), classes, cam, walked, self.walk_alpha)
 
 

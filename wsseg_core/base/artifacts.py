@@ -6,10 +6,8 @@ exists under its own name is whole; a killed run finds what it had and computes 
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,38 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.files import plain, write_atomically, write_json
 
 SETTINGS_FILE = "settings.json"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader finds the old content, or the new, and never a part.
-
-    Raises:
-        WorkbookError: the folder cannot be written, or the disk is full.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        with suppress(OSError):
-            temporary.unlink()
-        raise WorkbookError(
-            f"{path}: cannot be written ({reason}); free disk space or make the folder writable, then run again"
-        ) from None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, atomically."""
-    write_atomically(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
-
-
-def plain(value: Any) -> Any:
-    """The value as JSON would give it back: tuples become lists, keys become strings."""
-    return json.loads(json.dumps(value))
 
 
 class ArtifactStore:

@@ -7,6 +7,7 @@ value of the published setting unless the comment beside it says otherwise. Sour
 
 import dataclasses
 import difflib
+import math
 import tomllib
 import typing
 from dataclasses import dataclass, field
@@ -18,6 +19,11 @@ from wsseg_core.base.errors import WorkbookError
 PROFILE_FOLDER = Path(__file__).parents[1] / "profiles"
 
 
+def _ranged(default: Any, low: float, high: float = math.inf, empty: bool = False) -> Any:
+    """A field whose value, or each of whose values, must lie in low..high; `load_profile` makes sure."""
+    return field(default=default, metadata={"range": (low, high), "empty": empty})
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Where the images are and which of them are used."""
@@ -26,17 +32,12 @@ class DataConfig:
     devkit: str = "data/VOCdevkit/VOC2012"
     train_split: str = "train_aug"
     val_split: str = "val"
-    image_size: int = 500  # the longest side is scaled to this, the rest is padded (DCSM 3.2)
-    max_train_images: int = 0  # 0: all of them
-    max_val_images: int = 0
+    image_size: int = _ranged(500, 32, 8192)  # the longest side is scaled to this, the rest is padded (DCSM 3.2)
+    max_train_images: int = _ranged(0, 0)  # 0: all of them
+    max_val_images: int = _ranged(0, 0)
     # Some of the devkit's classes, in this order, with the others as background; (): all of them.
     classes: tuple[str, ...] = ()
     drop_unlabelled: bool = False  # train without the images that show none of the classes
-
-
-def _ranged(default: Any, low: float, high: float) -> Any:
-    """A field whose value, or each of whose values, must lie in low..high."""
-    return field(default=default, metadata={"range": (low, high)})
 
 
 @dataclass(frozen=True)
@@ -69,80 +70,91 @@ class ToyVocConfig:
     min_label_fraction: float = _ranged(0.01, 0, 0.5)  # a class on fewer pixels is not labelled; its pixels are void
 
     def __post_init__(self) -> None:
-        for entry in dataclasses.fields(self):
-            value, (low, high) = getattr(self, entry.name), entry.metadata["range"]
-            values = value if isinstance(value, tuple) else (value,)
-            if not all(isinstance(number, int | float) and low <= number <= high for number in values):
-                raise WorkbookError(f"toyvoc.{entry.name} = {value!r}: use a number in {low}..{high}")
+        _check_ranges(self, "toyvoc")
         if not 1 <= len(self.object_counts) <= 3 or abs(sum(self.object_counts) - 1) > 1e-6:
             raise WorkbookError(
                 f"toyvoc.object_counts = {self.object_counts!r}: use one to three probabilities that add up to 1"
             )
-        if len(self.object_size) != 2 or self.object_size[0] > self.object_size[1]:
-            raise WorkbookError(f"toyvoc.object_size = {self.object_size!r}: use the smallest, then the largest ratio")
 
 
 @dataclass(frozen=True)
 class ClassifierConfig:
     """Multi-label classifier, DCSM 3.2 and 4.2."""
 
-    architecture: str = "vgg16"  # or "resnet18"
-    width: int = 64  # channels of block 1; VGG-16 has 64
+    architecture: str = "vgg16"  # or "resnet18", or "timm:NAME" for any convolutional network of timm
+    width: int = _ranged(64, 1, 1024)  # channels of block 1; VGG-16 has 64
     batch_norm: bool = False
-    fc_channels: int = 4096
-    fc6_kernel: int = 7
-    dropout: float = 0.5
-    weights: str = "imagenet"  # "imagenet": torchvision's VGG-16; "random"; or a path to a checkpoint
+    fc_channels: int = _ranged(4096, 1, 65_536)
+    fc6_kernel: int = _ranged(7, 1, 31)
+    dropout: float = _ranged(0.5, 0, 0.99)
+    stride: int = _ranged(32, 1, 32)  # of the score map; below it, convolutions are dilated instead
+    pooling: str = "max"  # of the score map over the image; "average" learns faster above a frozen trunk
+    # "imagenet": of torchvision, timm or a package; "random"; or a checkpoint, by a path from the workbook's folder.
+    weights: str = "imagenet"
     optimizer: str = "sgd"  # "sgd" or "adamw"
-    learning_rate: float = 1e-5
+    learning_rate: float = _ranged(1e-5, 0, 10)
     schedule: str = "constant"  # "constant" or "one_cycle"
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    batch_size: int = 2
-    head_steps: int = 30_000  # on the layers above pool5 only
-    steps: int = 20_000  # then on all layers
-    resize_range: tuple[float, float] = (0.7, 1.4)  # ratio to image_size, drawn once a batch
+    momentum: float = _ranged(0.9, 0, 0.9999)
+    weight_decay: float = _ranged(5e-4, 0, 10)
+    batch_size: int = _ranged(2, 1)
+    head_steps: int = _ranged(30_000, 0)  # on the layers above pool5 only
+    steps: int = _ranged(20_000, 0)  # then on all layers; 0: the trunk stays as it is
+    train_from: int = _ranged(1, 1, 5)  # of those, the stage from which on layers learn
+    frozen_batch_norm: bool = False  # in those; while the head alone learns it always is
+    resize_range: tuple[float, float] = _ranged((0.7, 1.4), 0.05, 10)  # ratio to image_size, drawn once a batch
     flip: bool = True  # not in the paper
-    threshold: float = 0.5  # a class is detected above this score (DCSM 3.3)
+    threshold: float = _ranged(0.5, 0, 1)  # a class is detected above this score (DCSM 3.3)
     precision: str = "auto"  # "float32", "bfloat16", or "auto": bfloat16 where the hardware has it
-    checkpoint_every: int = 500
-    validate_every: int = 2_000
-    workers: int = 2  # processes that read and decode images
+    checkpoint_every: int = _ranged(500, 1)
+    validate_every: int = _ranged(2_000, 1)
+    workers: int = _ranged(2, 0, 256)  # processes that read and decode images
+
+
+@dataclass(frozen=True)
+class FeaturesConfig:
+    """Maps of a trunk that does not learn, computed once for all images (`classify.features`). Not in the papers."""
+
+    # Sides of padded inputs, for the classifier's head and CAMs; none: the trunk runs each time.
+    sizes: tuple[int, ...] = _ranged((), 32, 8192, empty=True)
+    dense_size: int = _ranged(
+        0, 0, 8192
+    )  # side of those for pixel affinities and segmentation; 0: the trunk runs each time
 
 
 @dataclass(frozen=True)
 class SaliencyConfig:
     """Gradients at intermediate layers, DCSM 3.3."""
 
-    sizes: tuple[int, ...] = (400, 500, 600)  # S of equation 5, as input sizes in pixels
-    other_sizes: tuple[int, ...] = (300, 700, 800)  # the rest of table 3
-    blocks: tuple[int, ...] = (3, 4, 5)  # L of equation 5: all convolutions of these blocks of VGG-16
-    layers: tuple[tuple[str, ...], ...] = ()  # L by name instead, in groups that count once each, for another network
-    max_classes: int = 15  # maps kept an image, for table 4's largest N
+    sizes: tuple[int, ...] = _ranged((400, 500, 600), 32, 8192)  # S of equation 5, as input sizes in pixels
+    other_sizes: tuple[int, ...] = _ranged((300, 700, 800), 32, 8192, empty=True)  # the rest of table 3
+    # L of equation 5: VGG-16's convolutions of these blocks; or stages.
+    blocks: tuple[int, ...] = _ranged((3, 4, 5), 1, 5)
+    layers: tuple[tuple[str, ...], ...] = ()  # L by name instead, in groups that count once each
+    max_classes: int = _ranged(15, 1)  # maps kept an image, for table 4's largest N
     precision: str = "float32"
-    batch_size: int = 1
+    batch_size: int = _ranged(1, 1)
 
 
 @dataclass(frozen=True)
 class SubtractionConfig:
     """Equations 4 and 5 of DCSM."""
 
-    alpha: float = 3.0
-    min_candidates: int = 3  # N of table 4
+    alpha: float = _ranged(3.0, 0, 1000)
+    min_candidates: int = _ranged(3, 0)  # N of table 4
     order: str = "subtract_then_normalise"  # the paper leaves it open; see wsseg_core.saliency.subtraction
-    simonyan_alpha: float = 8.0  # best alpha of the input-gradient baseline (table 1)
+    simonyan_alpha: float = _ranged(8.0, 0, 1000)  # best alpha of the input-gradient baseline (table 1)
 
 
 @dataclass(frozen=True)
 class CrfConfig:
     """Dense CRF, DCSM 3.4 and 4.2. Kernel widths gamma_alpha and gamma_gamma are in pixels of a 500-pixel image."""
 
-    w1: float = 1.0
-    w2: float = 1.0
-    gamma_alpha: float = 30.0
-    gamma_beta: float = 10.0  # in grey levels of 0..255, so never scaled with the image
-    gamma_gamma: float = 3.0
-    iterations: int = 10  # the paper does not say
+    w1: float = _ranged(1.0, 0, 1e6)
+    w2: float = _ranged(1.0, 0, 1e6)
+    gamma_alpha: float = _ranged(30.0, 1e-3, 1e6)
+    gamma_beta: float = _ranged(10.0, 1e-3, 1e6)  # in grey levels of 0..255, so never scaled with the image
+    gamma_gamma: float = _ranged(3.0, 1e-3, 1e6)
+    iterations: int = _ranged(10, 0, 10_000)  # the paper does not say
 
 
 @dataclass(frozen=True)
@@ -162,82 +174,91 @@ class ForwardConfig:
 class ZoomOutConfig:
     """Zoom-out features of superpixels and their mi-SVM, see `forward.zoom_out`; the slides give none of the values."""
 
-    superpixels: int = 300  # asked for an image; SLIC may give fewer
-    compactness: float = 10.0  # of SLIC
-    train_images: int = 2_000  # bags, drawn from the training images
-    instances: int = 30  # superpixels kept of each bag, drawn at random, so that memory stays bounded
-    cost: float = 0.01  # C of the linear SVM, on standardised features
-    rounds: int = 10  # of labelling and fitting, at most
-    calibration_share: float = 0.25  # of the bags, kept from the SVM to turn its values into probabilities
+    superpixels: int = _ranged(300, 1, 65_535)  # asked for an image; SLIC may give fewer
+    compactness: float = _ranged(10.0, 1e-6, 1e6)  # of SLIC
+    train_images: int = _ranged(2_000, 1)  # bags, drawn from the training images
+    instances: int = _ranged(30, 1)  # superpixels kept of each bag, drawn at random, so that memory stays bounded
+    cost: float = _ranged(0.01, 1e-9, 1e9)  # C of the linear SVM, on standardised features
+    rounds: int = _ranged(10, 1, 10_000)  # of labelling and fitting, at most
+    # Share of the bags that is kept from the SVM, to turn its values into probabilities.
+    calibration_share: float = _ranged(0.25, 0, 0.9)
 
 
 @dataclass(frozen=True)
 class SuperpixelCrfConfig:
     """Contrast-weighted Potts model over neighbouring superpixels; its values are ours, the poster gives none."""
 
-    weight: float = 1.0
-    gamma_beta: float = 20.0  # in grey levels of 0..255, distance of mean colours at which an edge starts to count
+    weight: float = _ranged(1.0, 0, 1e9)
+    # Distance of mean colours at which an edge starts to count, in grey levels of 0..255.
+    gamma_beta: float = _ranged(20.0, 1e-3, 1e6)
 
 
 @dataclass(frozen=True)
 class CamConfig:
     """Class activation maps and their classifier (notebook 06): Zhou et al., CVPR 2016, with the values of PSA."""
 
-    blocks: int = 5  # of VGG-16; fewer see less of the image at once
-    channels: int = 1024  # of the convolution before the class scores
-    stride: int = 8  # of the maps; pools beyond it do not stride
-    image_size: int = 448
+    blocks: int = _ranged(5, 2, 5)  # of VGG-16, or the last stage; fewer see less of the image at once
+    # Of the convolution before the class scores; 0: the classifier's own map, nothing is trained.
+    channels: int = _ranged(1024, 0, 65_536)
+    stride: int = _ranged(8, 1, 32)  # of the maps; pools beyond it do not stride
+    image_size: int = _ranged(448, 32, 8192)
     optimizer: str = "sgd"
-    learning_rate: float = 0.01
+    learning_rate: float = _ranged(0.01, 0, 10)
     schedule: str = "one_cycle"  # PSA: polynomial decay
-    weight_decay: float = 5e-4
-    batch_size: int = 16
-    steps: int = 10_000  # PSA: 15 epochs
-    resize_range: tuple[float, float] = (0.7, 1.4)
-    scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)  # of image_size, each also mirrored
-    alpha: float = 16.0  # of the background score (1 - max CAM)^alpha, from which the walk starts
+    weight_decay: float = _ranged(5e-4, 0, 10)
+    batch_size: int = _ranged(16, 1)
+    steps: int = _ranged(10_000, 1)  # PSA: 15 epochs
+    resize_range: tuple[float, float] = _ranged((0.7, 1.4), 0.05, 10)
+    scales: tuple[float, ...] = _ranged((0.5, 1.0, 1.5, 2.0), 0.05, 10)  # of image_size
+    flip: bool = True  # each also mirrored
+    alpha: float = _ranged(16.0, 1e-3, 1000)  # of the background score (1 - max CAM)^alpha, from which the walk starts
 
 
 @dataclass(frozen=True)
 class SeedCrfConfig(CrfConfig):
     """The dense CRF of the affinity labels, the seeds and the networks that learn from them: PSA's released code."""
 
-    w1: float = 10.0
-    w2: float = 3.0
-    gamma_alpha: float = 80.0
-    gamma_beta: float = 13.0
+    w1: float = _ranged(10.0, 0, 1e6)
+    w2: float = _ranged(3.0, 0, 1e6)
+    gamma_alpha: float = _ranged(80.0, 1e-3, 1e6)
+    gamma_beta: float = _ranged(13.0, 1e-3, 1e6)
 
 
 @dataclass(frozen=True)
 class AffinityConfig:
     """Pixel affinity and the random walk (notebook 06): Ahn & Kwak, CVPR 2018 (PSA)."""
 
-    low_alpha: float = 4.0  # strong background: what is an object all the same is certain
-    high_alpha: float = 32.0  # weak background: what is background all the same is certain
-    stride: int = 8
-    radius: int = 5  # of the neighbourhood, positions at this stride
-    learning_rate: float = 0.01  # of the backbone; the new layers learn ten times faster
-    batch_size: int = 8
-    steps: int = 10_000  # PSA: 8 epochs
-    beta: float = 8.0
-    walk_steps: int = 256
+    low_alpha: float = _ranged(4.0, 1e-3, 1000)  # strong background: what is an object all the same is certain
+    high_alpha: float = _ranged(32.0, 1e-3, 1000)  # weak background: what is background all the same is certain
+    stride: int = _ranged(8, 1, 32)
+    width: int = _ranged(0, 0, 1024)  # 1/7 of the features' channels; 0: that of the classifier, 64 in VGG-16
+    frozen_trunk: bool = False  # only the new layers learn
+    radius: int = _ranged(5, 2, 64)  # of the neighbourhood, positions at this stride
+    learning_rate: float = _ranged(0.01, 0, 10)  # of the backbone; the new layers learn ten times faster
+    batch_size: int = _ranged(8, 1)
+    steps: int = _ranged(10_000, 1)  # PSA: 8 epochs
+    beta: float = _ranged(8.0, 0, 1000)
+    walk_steps: int = _ranged(256, 0)
 
 
 @dataclass(frozen=True)
 class SegmentationConfig:
     """A segmentation network trained on pseudo labels (notebooks 06 to 08), SSDD's values."""
 
-    channels: int = 1024  # of the head
-    dilation: int = 12  # of its large field of view, positions at stride 8
-    dropout: float = 0.5
-    crop: int = 448
-    resize_range: tuple[float, float] = (1.0, 1.15)  # ratio to the crop of the longest side: 448 to 512
+    head: str = "largefov"  # or "stages", which reads three stages
+    frozen_trunk: bool = False  # only the head learns
+    channels: int = _ranged(1024, 1, 65_536)  # of the head
+    dilation: int = _ranged(12, 1, 64)  # of its large field of view, positions at stride 8
+    dropout: float = _ranged(0.5, 0, 0.99)
+    crop: int = _ranged(448, 16, 8192)
+    # Ratio to the crop of the longest side: 448 to 512.
+    resize_range: tuple[float, float] = _ranged((1.0, 1.15), 0.05, 10)
     optimizer: str = "sgd"
-    learning_rate: float = 1e-3  # of the encoder; the head learns ten times faster
-    weight_decay: float = 2e-4
-    batch_size: int = 8
-    steps: int = 20_000  # SSDD: 16 epochs
-    scales: tuple[float, ...] = (0.75, 1.0, 1.25)  # of inference, each also mirrored
+    learning_rate: float = _ranged(1e-3, 0, 10)  # of the encoder; the head learns ten times faster
+    weight_decay: float = _ranged(2e-4, 0, 10)
+    batch_size: int = _ranged(8, 1)
+    steps: int = _ranged(20_000, 1)  # SSDD: 16 epochs
+    scales: tuple[float, ...] = _ranged((0.75, 1.0, 1.25), 0.05, 10)  # of inference, each also mirrored
     supervised: bool = False  # also train on true masks, as an upper bound: the one place where training reads them
 
 
@@ -248,22 +269,26 @@ class DifferenceConfig:
     The biases are probabilities: see `wsseg_core.refine.difference.Biases`.
     """
 
-    channels: int = 256  # inside the detector
-    training_advice: float = 0.4  # bias of the advice wherever masks are refined to be learnt from at once
-    seed_advice: float = 0.1  # the same where the refined masks become the seed of the dynamic stage
-    seed_background: float = 0.1  # bias of the background there
+    channels: int = _ranged(256, 1, 65_536)  # inside the detector
+    # Bias of the advice wherever masks are refined to be learnt from at once.
+    training_advice: float = _ranged(0.4, 0, 1)
+    seed_advice: float = _ranged(0.1, 0, 1)  # the same where the refined masks become the seed of the dynamic stage
+    seed_background: float = _ranged(0.1, 0, 1)  # bias of the background there
 
 
 @dataclass(frozen=True)
 class DynamicConfig:
     """The dynamic stage of SSDD (notebook 08); what is not here is as in SegmentationConfig."""
 
-    resize_range: tuple[float, float] = (1.15, 1.71)  # ratio to the crop of the longest side: 512 to 768
-    learning_rate: float = 1e-3  # of the encoder; heads and detectors learn ten times faster
-    steps: int = 54_000  # SSDD: 41 epochs
-    warmup_steps: int = 0  # the first of them: detectors learn, while the branches go on learning the fixed seed
+    # Ratio to the crop of the longest side: 512 to 768.
+    resize_range: tuple[float, float] = _ranged((1.15, 1.71), 0.05, 10)
+    learning_rate: float = _ranged(1e-3, 0, 10)  # of the encoder; heads and detectors learn ten times faster
+    steps: int = _ranged(54_000, 1)  # SSDD: 41 epochs
+    # The first of them: detectors learn, while the branches go on learning the fixed seed.
+    warmup_steps: int = _ranged(0, 0)
 
     def __post_init__(self) -> None:
+        _check_ranges(self, "dynamic")
         if not 0 <= self.warmup_steps < self.steps:
             raise WorkbookError(
                 f"dynamic.warmup_steps = {self.warmup_steps}: use 0 or more, fewer than dynamic.steps = {self.steps}"
@@ -275,9 +300,9 @@ class OtherNetworkConfig:
     """A second classifier, to show that the method is not tied to VGG-16; all else is as in ClassifierConfig."""
 
     architecture: str = "resnet18"
-    width: int = 64  # channels of the first stage; ResNet-18 has 64
+    width: int = _ranged(64, 1, 1024)  # channels of the first stage; ResNet-18 has 64
     weights: str = "imagenet"
-    steps: int = 20_000
+    steps: int = _ranged(20_000, 0)
     # Groups of equation 5, at the strides of VGG's blocks 3 to 5. At layer4.1, which the 1×1 scores are computed from,
     # the gradient is the same at every position.
     layers: tuple[tuple[str, ...], ...] = (
@@ -291,16 +316,16 @@ class OtherNetworkConfig:
 class SweepConfig:
     """What notebooks 03 and 04 vary, and how scores are given an interval."""
 
-    alphas: tuple[float, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
-    min_candidates: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 10, 15)
-    crf_train_images: int = 100  # M, the train images whose masks choose the CRF values
-    crf_w1: tuple[float, ...] = (1, 2, 4)
-    crf_w2: tuple[float, ...] = (1, 3)
-    crf_gamma_alpha: tuple[float, ...] = (15, 30, 60)
-    crf_gamma_beta: tuple[float, ...] = (5, 10, 20)
-    crf_gamma_gamma: tuple[float, ...] = (1, 3)
-    bootstrap_samples: int = 1000
-    example_images: int = 5  # the same few pictures in every notebook
+    alphas: tuple[float, ...] = _ranged((1, 2, 3, 4, 5, 6, 7, 8, 9, 10), 0, 1000)
+    min_candidates: tuple[int, ...] = _ranged((0, 1, 2, 3, 4, 5, 10, 15), 0)
+    crf_train_images: int = _ranged(100, 1)  # M, the train images whose masks choose the CRF values
+    crf_w1: tuple[float, ...] = _ranged((1, 2, 4), 0, 1e6)
+    crf_w2: tuple[float, ...] = _ranged((1, 3), 0, 1e6)
+    crf_gamma_alpha: tuple[float, ...] = _ranged((15, 30, 60), 1e-3, 1e6)
+    crf_gamma_beta: tuple[float, ...] = _ranged((5, 10, 20), 1e-3, 1e6)
+    crf_gamma_gamma: tuple[float, ...] = _ranged((1, 3), 1e-3, 1e6)
+    bootstrap_samples: int = _ranged(1000, 1)
+    example_images: int = _ranged(5, 1)  # the same few pictures in every notebook
 
 
 @dataclass(frozen=True)
@@ -308,9 +333,11 @@ class Profile:
     """All stages of one run."""
 
     name: str = "voc"
+    meaningful: bool = True  # false: a test of the machinery, whose pages say so, and no claim gets a verdict
     data: DataConfig = field(default_factory=DataConfig)
     toyvoc: ToyVocConfig = field(default_factory=ToyVocConfig)
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
     saliency: SaliencyConfig = field(default_factory=SaliencyConfig)
     subtraction: SubtractionConfig = field(default_factory=SubtractionConfig)
     crf: CrfConfig = field(default_factory=CrfConfig)
@@ -332,20 +359,25 @@ def available_profiles() -> list[str]:
     return sorted(path.stem for path in PROFILE_FOLDER.glob("*.toml"))
 
 
+def profile_path(name: str) -> Path:
+    """The absolute path of a profile, by its name or by the path of a TOML file, relative to the current folder."""
+    return Path(name).absolute() if name.endswith(".toml") else PROFILE_FOLDER / f"{name}.toml"
+
+
 def load_profile(name: str) -> Profile:
     """Read a profile by its name, or by the path of a TOML file of the user's own.
 
     Raises:
         WorkbookError: no such profile, a file that is not TOML, an unknown key (the nearest known one is
-            named), or a value of the wrong type.
+            named), or a value of the wrong type or out of its range.
     """
-    path = Path(name) if name.endswith(".toml") else PROFILE_FOLDER / f"{name}.toml"
+    path = profile_path(name)
     if not path.is_file():
         raise WorkbookError(
             f"no profile {name!r}; use one of {', '.join(available_profiles())} or a path to a .toml file"
         )
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise WorkbookError(f"{path}: not a TOML file ({error}); mend the line or copy a profile that works") from None
     return _build(Profile, tables | {"name": path.stem}, str(path), ())
@@ -367,9 +399,29 @@ def _build(cls: Any, values: dict[str, Any], source: str, where: tuple[str, ...]
         else:
             arguments[key] = _typed(kind, value, source, full)
     try:
-        return cls(**arguments)
-    except WorkbookError as error:  # a value out of its range
+        table = cls(**arguments)
+        _check_ranges(table, ".".join(where))
+    except WorkbookError as error:
         raise WorkbookError(f"{source}: {error}") from None
+    return table
+
+
+def _check_ranges(table: Any, name: str) -> None:
+    """Hold every number of a table against the range of its field; two numbers are a smallest and a largest one."""
+    for entry in dataclasses.fields(table):
+        if "range" not in entry.metadata:
+            continue
+        value, (low, high) = getattr(table, entry.name), entry.metadata["range"]
+        values = value if isinstance(value, tuple) else (value,)
+        if not all(
+            isinstance(number, int | float) and low <= number <= high and number < math.inf for number in values
+        ):
+            wanted = f"a number in {low}..{high}" if high < math.inf else f"{low} or more"
+            raise WorkbookError(f"{name}.{entry.name} = {value!r}: use {wanted}")
+        if not values and not entry.metadata["empty"]:
+            raise WorkbookError(f"{name}.{entry.name} is empty: give at least one value")
+        if typing.get_args(entry.type)[1:] == (float,) and not (len(values) == 2 and values[0] <= values[1]):
+            raise WorkbookError(f"{name}.{entry.name} = {value!r}: use the smallest, then the largest value")
 
 
 def _typed(kind: Any, value: Any, source: str, full: str) -> Any:

@@ -8,6 +8,7 @@ import ast
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from functools import cache
 from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def module_closure(names: Iterable[str], package: Path = PACKAGE) -> dict[str, P
         found[name] = file
         parent = name.rpartition(".")[0]
         within = name if file.name == "__init__.py" else parent
-        waiting.extend([parent, *_imported_names(ast.parse(file.read_bytes()), within)])
+        waiting.extend([parent, *_module_imports(file, _stamp(file), within)])
     return found
 
 
@@ -108,9 +109,54 @@ def code_fingerprint(names: Iterable[str], package: Path = PACKAGE) -> str:
     digest = hashlib.sha256()
     for name in sorted(files):
         if name.removeprefix(prefix) not in NOT_IN_FINGERPRINT:
-            tree = _without_docstrings(ast.parse(files[name].read_bytes()))
-            digest.update(f"{name}\n{ast.dump(tree)}\n".encode())
+            digest.update(f"{name}\n{_module_code(files[name], _stamp(files[name]))}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def notebook_fingerprint(notebook: Path) -> str:
+    """Hash of what a notebook says: kind, source and tags of its cells, in order.
+
+    Running it, saving it and folding its cells change nothing here; every word of it does, because its executed copy
+    becomes a page of the report.
+
+    Returns:
+        16 hexadecimal digits.
+
+    Raises:
+        WorkbookError: the notebook cannot be read.
+    """
+    cells = [
+        (cell["cell_type"], cell["source"].rstrip(), sorted(cell["metadata"].get("tags", [])))
+        for cell in read_cells(notebook)
+    ]
+    said = [cell for cell in cells if cell[1]]  # JupyterLab adds an empty cell below the last one that is run
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    """Tells one content of a file from another, so that each is parsed once a process."""
+    status = file.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+@cache
+def _tree(file: Path, stamp: tuple[int, int]) -> ast.Module:
+    """Syntax tree of a module, without its docstrings."""
+    tree = ast.parse(file.read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
+    return tree
+
+
+@cache
+def _module_imports(file: Path, stamp: tuple[int, int], within: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_imported_names(_tree(file, stamp), within)))
+
+
+@cache
+def _module_code(file: Path, stamp: tuple[int, int]) -> str:
+    return ast.dump(_tree(file, stamp))
 
 
 def _module_file(name: str, package: Path) -> Path | None:
@@ -131,10 +177,3 @@ def _imported_names(tree: ast.AST, within: str) -> Iterator[str]:
             base = resolve_name("." * node.level + (node.module or ""), within)
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)
-
-
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            node.body = node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
-    return tree

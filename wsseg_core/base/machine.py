@@ -1,6 +1,9 @@
-"""What a time was measured on."""
+"""What a time was measured on, and the memory that something took."""
 
+import os
 import platform
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +30,53 @@ def machine_text(facts: dict[str, Any] | None) -> str:
         return "a machine that was not recorded"
     bfloat16 = "with" if facts["bfloat16"] else "without"
     return f"{facts['model']}, {facts['cores']} core{'s' * (facts['cores'] != 1)}, {bfloat16} bfloat16"
+
+
+class PeakMemory:
+    """Watches this process and all that it starts, while the block runs.
+
+    Attributes:
+        peak: bytes, the largest sum that was seen; pages that processes share count once. 0 where there is no /proc.
+    """
+
+    def __init__(self, every: float = 1.0) -> None:
+        """Look once in so many seconds."""
+        self.peak = 0
+        self._every = every
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "PeakMemory":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while True:
+            self.peak = max(self.peak, sum(map(_proportional_bytes, _process_tree(os.getpid()))))
+            if self._ended.wait(self._every):
+                return
+
+
+def _process_tree(process: int) -> Iterator[int]:
+    """A process and all below it."""
+    yield process
+    for children in Path(f"/proc/{process}/task").glob("*/children"):
+        try:
+            below = children.read_text(encoding="ascii").split()
+        except OSError:  # it has just ended
+            continue
+        for child in below:
+            yield from _process_tree(int(child))
+
+
+def _proportional_bytes(process: int) -> int:
+    """Memory of a process, each page divided by how many share it."""
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)

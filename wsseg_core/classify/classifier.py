@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
@@ -21,13 +19,16 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from wsseg_core.base.artifacts import ArtifactStore
-from wsseg_core.base.config import ClassifierConfig
+from wsseg_core.base.config import ClassifierConfig, FeaturesConfig
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.classify.head import head_recipe
+from wsseg_core.classify.scores import image_scores, label_loss, pooling_of, precision_by_class
 from wsseg_core.classify.training import Hardware, Key, Recipe, fit, new_optimizer, read_checkpoint
-from wsseg_core.data.run import Run
+from wsseg_core.data.run import Run, project_root
 from wsseg_core.data.transforms import resize_and_pad
 from wsseg_core.data.voc import VocDevkit
-from wsseg_core.nets.architectures import architecture_of
+from wsseg_core.nets.architectures import architecture_of, build_classifier
+from wsseg_core.nets.backbones import parameters_from
 
 NOTEBOOK = "01_training"
 Network = TypeVar("Network", bound=nn.Module)
@@ -59,16 +60,10 @@ class LabelledImages(Dataset):
         return image, self.labels[index]
 
 
-def image_scores(score_map: Tensor) -> Tensor:
-    """Global max pooling: scores of the image, (B, C), from its score map (B, C, h, w)."""
-    return score_map.amax(dim=(2, 3))
-
-
 def classification_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     """Sigmoid cross entropy, summed over classes and averaged over the images, DCSM equations 1 and 2."""
     images, labels = batch
-    scores = image_scores(model(images.to(memory_format=torch.channels_last)))
-    return F.binary_cross_entropy_with_logits(scores.float(), labels, reduction="none").sum(1).mean()
+    return label_loss(image_scores(model(images.to(memory_format=torch.channels_last)), pooling_of(model)), labels)
 
 
 def train_classifier(run: Run, devices: int = 1) -> list[dict[str, Any]]:
@@ -84,21 +79,41 @@ def train_classifier(run: Run, devices: int = 1) -> list[dict[str, Any]]:
     config = run.profile.classifier
     ArtifactStore.create(run.artifacts("classifier"), classifier_settings(run), NOTEBOOK)
     model = new_classifier(config, run.devkit.num_classes, run.seed)
-    history = []
-    for phase, steps, parameters in (
-        ("head", config.head_steps, architecture_of(config).head_parameters(model)),
-        ("all", config.steps, list(model.parameters())),
-    ):
-        if steps == 0:
-            continue
+    hardware, history = Hardware(config.precision, devices, config.workers), []
+    for phase in phases(config):
+        parameters = trained_parameters(model, config, phase)
         model.requires_grad_(False)
         for parameter in parameters:
             parameter.requires_grad_(True)
-        recipe = _recipe(run, parameters, steps, phase)
-        hardware = Hardware(config.precision, devices, config.workers)
+        recipe = _recipe(run, parameters, phase)
+        if phase == "head" and run.profile.features.sizes:
+            recipe = head_recipe(run, model, recipe)
         curve = fit(model, recipe, checkpoint_path(run, phase), hardware, f"training ({phase} layers)")
         history += [{"phase": phase} | row for row in curve]
     return history
+
+
+def phases(config: ClassifierConfig) -> dict[str, int]:
+    """The phases of the training and their steps, in their order; those without a step are left out.
+
+    Raises:
+        WorkbookError: none is left.
+    """
+    steps = {"head": config.head_steps, "all": config.steps}
+    taken = {phase: count for phase, count in steps.items() if count}
+    if not taken:
+        raise WorkbookError("classifier.head_steps and classifier.steps are both 0; raise one of them in the profile")
+    return taken
+
+
+def trained_parameters(model: nn.Module, config: ClassifierConfig, phase: str) -> list[nn.Parameter]:
+    """What a phase changes."""
+    if phase == "head":
+        return architecture_of(config).head_parameters(model)
+    parameters = list(model.parameters()) if config.train_from == 1 else parameters_from(model, config.train_from)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d) and config.frozen_batch_norm]
+    kept = {id(parameter) for norm in norms for parameter in norm.parameters()}
+    return [parameter for parameter in parameters if id(parameter) not in kept]
 
 
 def classifier_settings(run: Run) -> dict[str, Any]:
@@ -106,16 +121,19 @@ def classifier_settings(run: Run) -> dict[str, Any]:
     config = asdict(run.profile.classifier)
     for name in ("threshold", "workers", "checkpoint_every", "validate_every"):
         del config[name]
-    return run.settings("classify.classifier", classes=run.devkit.classes, classifier=config)
+    # A head that learns from features sees them at these sizes, and not scaled as images are.
+    stored = {"features": run.profile.features.sizes} if run.profile.features.sizes else {}
+    return run.settings("classify.classifier", classes=run.devkit.classes, classifier=config, **stored)
 
 
-def checkpoint_path(run: Run, phase: str = "all") -> Path:
-    """File of the training state after a phase."""
-    return run.artifacts("classifier") / f"{phase}.ckpt"
+def checkpoint_path(run: Run, phase: str = "") -> Path:
+    """File of the training state after a phase, the last one when left out."""
+    return run.artifacts("classifier") / f"{phase or list(phases(run.profile.classifier))[-1]}.ckpt"
 
 
-def _recipe(run: Run, parameters: list[nn.Parameter], steps: int, phase: str) -> Recipe:
+def _recipe(run: Run, parameters: list[nn.Parameter], phase: str) -> Recipe:
     config = run.profile.classifier
+    steps = phases(config)[phase]
     optimizer, schedule = make_optimizer(config, parameters, steps)
     return Recipe(
         loss=classification_loss,
@@ -141,16 +159,16 @@ def new_classifier(config: ClassifierConfig, num_classes: int, seed: int) -> nn.
     """
     architecture = architecture_of(config)
     torch.manual_seed(seed)
-    model = architecture.build(config, num_classes)
+    model = build_classifier(config, num_classes)
     if config.weights == "imagenet":
         try:
-            architecture.load_imagenet_weights(model, _imagenet_state(architecture.imagenet))
+            architecture.load_imagenet_weights(model, architecture.imagenet_weights())
         except ValueError as error:
             raise WorkbookError(
                 f"classifier.weights = 'imagenet' does not fit: {error}; use weights = 'random'"
             ) from None
     elif config.weights != "random":
-        load_weights(model, Path(config.weights))
+        load_weights(model, project_root() / config.weights)
     return model
 
 
@@ -169,21 +187,10 @@ def other_network(run: Run) -> Run:
         steps=other.steps,
     )
     saliency = replace(run.profile.saliency, layers=other.layers, other_sizes=())
-    profile = replace(run.profile, classifier=classifier, saliency=saliency)
-    return replace(run, profile=profile, folder=run.folder / other.architecture)
-
-
-def _imagenet_state(name: str) -> dict[str, Tensor]:
-    from torchvision.models import get_weight
-
-    weights = get_weight(name)
-    try:
-        return weights.get_state_dict(progress=True, check_hash=True)
-    except (OSError, RuntimeError) as error:
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise WorkbookError(
-            f"{weights.url}: cannot be downloaded ({error}); put the file into {folder} by hand and run again"
-        ) from None
+    base = run.profile.data.image_size
+    features = FeaturesConfig((base,) if base in run.profile.features.sizes else ())
+    profile = replace(run.profile, classifier=classifier, saliency=saliency, features=features)
+    return replace(run, profile=profile, folder=run.folder / other.architecture.replace(":", "_"))
 
 
 def load_weights(model: nn.Module, path: Path) -> dict[str, Any]:
@@ -243,7 +250,8 @@ def load_classifier(run: Run) -> nn.Module:
     """
     config = replace(run.profile.classifier, weights="random")
     model = new_classifier(config, run.devkit.num_classes, run.seed)
-    return load_trained(model, checkpoint_path(run), classifier_settings(run), config.steps, NOTEBOOK)
+    steps = list(phases(config).values())[-1]
+    return load_trained(model, checkpoint_path(run), classifier_settings(run), steps, NOTEBOOK)
 
 
 def load_trained(model: Network, path: Path, settings: Mapping[str, Any], steps: int, made_by: str) -> Network:
@@ -274,7 +282,7 @@ def classifier_from_checkpoint(path: Path) -> tuple[nn.Module, list[str]]:
     settings = read_checkpoint(path)["settings"]
     known = {field.name for field in fields(ClassifierConfig)}
     if not {"classifier", "classes"} <= settings.keys() or not settings["classifier"].keys() <= known:
-        raise WorkbookError(f"{path}: weights of another network; give the classifier's all.ckpt")
+        raise WorkbookError(f"{path}: weights of another network; give the classifier's all.ckpt or head.ckpt")
     config = ClassifierConfig(**settings["classifier"] | {"weights": "random"})
     model = new_classifier(config, len(settings["classes"]), seed=0)
     load_weights(model, path)
@@ -289,18 +297,14 @@ def class_probabilities(model: nn.Module, devkit: VocDevkit, ids: list[str], siz
         for start in tqdm(range(0, len(ids), batch_size), desc="classifying", mininterval=1.0):
             images = [resize_and_pad(devkit.image(image_id), size) for image_id in ids[start : start + batch_size]]
             score_map = model(torch.stack(images).to(like).to(memory_format=torch.channels_last))
-            rows.append(image_scores(score_map).sigmoid().float().cpu().numpy())
+            rows.append(image_scores(score_map, pooling_of(model)).sigmoid().float().cpu().numpy())
     return np.concatenate(rows)
 
 
 def average_precisions(model: nn.Module, run: Run) -> dict[str, float]:
     """Average precision of every class on the validation images, `ap/<class>` in [0, 1]; NaN for an absent class."""
-    labels = run.devkit.label_matrix(run.val_ids)
-    scores = class_probabilities(model, run.devkit, run.val_ids, run.profile.data.image_size, batch_size=32)
-    return {
-        f"ap/{name}": float(average_precision_score(labels[:, c], scores[:, c])) if labels[:, c].any() else float("nan")
-        for c, name in enumerate(run.devkit.classes)
-    }
+    size = run.profile.data.image_size
+    return precision_by_class(run, class_probabilities(model, run.devkit, run.val_ids, size, batch_size=32))
 
 
 def mean_average_precision_interval(

@@ -20,8 +20,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
 
-from wsseg_core.base.artifacts import plain, write_atomically
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.files import plain, write_atomically
 from wsseg_core.data.loading import image_loader, received
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def _run(
     if first > 0:  # only now, so that the optimiser's state lands on the device of its parameters
         recipe.optimizer.load_state_dict(state["optimizer"])
         recipe.schedule.load_state_dict(state["schedule"])
-    network.train()
+    _train_mode(network)
     log_every = max(1, recipe.steps // 100)
     bar = _progress(fabric, recipe, first, workers, description)
     for step, batch in enumerate(bar, start=first + 1):
@@ -219,11 +219,19 @@ def _run(
             network.eval()
             with fabric.autocast():
                 history.append({"step": step} | recipe.validate(model))
-            network.train()
+            _train_mode(network)
         if step % recipe.checkpoint_every == 0 or last:
             if fabric.is_global_zero:
                 _save(checkpoint, model, recipe, {"step": step, "history": history, "losses": losses})
             fabric.barrier()
+
+
+def _train_mode(network: nn.Module) -> None:
+    """Batch norm whose scale does not learn keeps its statistics, too."""
+    network.train()
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine and not module.weight.requires_grad:
+            module.eval()
 
 
 def _progress(fabric: "Fabric", recipe: Recipe, first: int, workers: int, description: str) -> tqdm:

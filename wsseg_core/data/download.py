@@ -20,8 +20,8 @@ from pathlib import Path, PurePosixPath
 import pooch
 from tqdm import tqdm
 
-from wsseg_core.base.artifacts import write_atomically
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.files import write_atomically
 
 LIST_FOLDER = Path(__file__).resolve().parents[2] / "data" / "lists"  # of ids, for `fetch_subset`
 # Where a devkit has what lies in these folders of the archives; `cls` is SBD's.

@@ -4,8 +4,9 @@ The colour map is that of Everingham et al., "The Pascal Visual Object Classes C
 """
 
 import io
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from wsseg_core.base.artifacts import write_atomically
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.files import write_atomically
 
 VOID = 255  # value of a mask that is never scored
 REPLACE_IMAGE = "replace it with a whole JPEG or PNG"
@@ -44,6 +45,23 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.file}: {self.wrong}; {self.remedy}"
+
+
+def gathered(problems: Iterable[Problem], many: int = 10) -> list[Problem]:
+    """The problems, each once; of many files in one folder with the same one, a line with their number and examples."""
+    groups: dict[tuple[str, ...], list[Problem]] = {}
+    for problem in dict.fromkeys(problems):
+        texts = (re.sub(r"\d+", "0", text) for text in (problem.wrong, problem.remedy))  # sizes, labels, ids
+        groups.setdefault((str(Path(problem.file).parent), *texts), []).append(problem)
+    return [line for group in groups.values() for line in (group if len(group) < many else [_together(group)])]
+
+
+def _together(group: Sequence[Problem]) -> Problem:
+    first, files = group[0], list(dict.fromkeys(Path(problem.file) for problem in group))
+    if len(files) == 1:  # a list, of which many lines are wrong
+        return Problem(first.file, f"{first.wrong}, and {len(group) - 1} more of the kind", first.remedy)
+    names = ", ".join(path.name for path in files[:3])
+    return Problem(str(files[0].parent), f"{len(group)} files, for instance {names}: {first.wrong}", first.remedy)
 
 
 class DevkitError(WorkbookError):

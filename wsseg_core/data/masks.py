@@ -3,6 +3,9 @@
 Source of the additional masks of SBD: Hariharan et al., "Semantic Contours from Inverse Detectors", ICCV 2011.
 """
 
+import glob
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -55,22 +58,40 @@ class VocMasks:
         png = self.devkit.root / folder / f"{image_id}.png"
         if png.is_file():
             return png
+        if (capitals := png.with_suffix(".PNG")).is_file():
+            return capitals
         sbd = self.devkit.sbd_folder
-        mats = [png.with_name(f"{image_id}.mat"), *([sbd / "cls" / f"{image_id}.mat"] if sbd else [])]
+        mats = [png.with_suffix(".mat"), *([sbd / "cls" / f"{image_id}.mat"] if sbd else [])]
         if self.kind == "class" and (found := [mat for mat in mats if mat.is_file()]):
             return found[0]
+        if others := [path for path in png.parent.glob(f"{glob.escape(png.stem)}.*") if path.stem == png.stem]:
+            raise DevkitError(others[0], "a mask that is no .png", "save it as PNG; a JPEG would blur its labels")
         raise DevkitError(png, "missing mask", "restore it, or score a split whose images all have masks")
+
+    def has(self, image_id: str) -> bool:
+        """Whether there is a mask of an image, or a file in its place."""
+        try:
+            self.path(image_id)
+        except DevkitError as error:
+            return Path(error.problem.file).exists()
+        return True
 
     def mask(self, image_id: str) -> np.ndarray:
         """A mask, (H, W) uint8: 0 background, 1..C the devkit's `classes` (or parts), 255 void.
 
-        SBD's masks have no void. Parts of objects of other classes are background, too.
+        SBD's masks have no void. Parts of objects of other classes are background, too. An image of a training split
+        in which no image has a mask, as training needs none, is void everywhere: nothing is scored there.
 
         Raises:
             DevkitError: missing or damaged file, a palette that is not VOC's, a label out of range, or another
                 size than the image has.
         """
-        path = self.path(image_id)
+        try:
+            path = self.path(image_id)
+        except DevkitError:
+            if self.kind == "class" and image_id in _never_drawn(self.devkit.root):
+                return np.full(image_size(self.devkit.image_path(image_id)), VOID, np.uint8)
+            raise
         mask = _read_mat(path) if path.suffix == ".mat" else _read_palette_png(path)
         highest = len(self.devkit.all_classes) if self.kind == "class" else len(PART_VALUES)
         outside = mask[(mask > highest) & (mask != VOID)]
@@ -94,6 +115,20 @@ class VocMasks:
                 wrong += f" when it is turned as its EXIF orientation {turned} says"
                 remedy = "turn the mask too, or take the orientation out of the image, whichever is upright"
         return DevkitError(path, wrong, remedy)
+
+
+@lru_cache(maxsize=8)
+def _never_drawn(root: Path) -> frozenset[str]:
+    """Ids of the images of splits without any mask; `val` is there to be scored, and its masks are missed."""
+    devkit = VocDevkit(root)
+    masks = VocMasks(devkit)
+    never: set[str] = set()
+    for split in set(devkit.splits()) - {"val"}:
+        with suppress(DevkitError):
+            ids = devkit.ids(split)
+            if not any(masks.has(image_id) for image_id in ids):
+                never.update(ids)
+    return frozenset(never)
 
 
 def _read_palette_png(path: Path) -> np.ndarray:

@@ -20,9 +20,9 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
-from wsseg_core.base.artifacts import plain, write_atomically, write_json
 from wsseg_core.base.config import ToyVocConfig
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.files import plain, write_atomically, write_json
 from wsseg_core.base.parallel import parallel_map
 from wsseg_core.data.images import write_palette_png
 from wsseg_core.data.toy.composition import SPLITS, draw_scene
@@ -38,7 +38,7 @@ def ensure_toyvoc(root: Path, config: ToyVocConfig) -> Path:
     """Draw the devkit, or what is missing of it.
 
     A devkit that is whole is left as it is, which takes a fraction of a second to see. Missing files and files of
-    another length are drawn again; a killed run goes on where it was; another configuration or recipe starts anew.
+    another length are drawn again; a killed run goes on where it was; another recipe starts anew.
 
     Args:
         root: the folder of the devkit.
@@ -48,7 +48,8 @@ def ensure_toyvoc(root: Path, config: ToyVocConfig) -> Path:
         The folder, in the layout of VOC 2012, with `classes.txt` and `toyvoc.json`.
 
     Raises:
-        WorkbookError: the folder holds something else, or cannot be written.
+        WorkbookError: the folder holds something else, or scenes with other factors, on which the results of another
+            profile may stand; or it cannot be written.
     """
     root = Path(root)
     sizes = _known_sizes(root, config)
@@ -81,10 +82,20 @@ def _known_sizes(root: Path, config: ToyVocConfig) -> dict[str, list[int]]:
     record, expected = _read_record(root), _record(config)
     if record.items() >= expected.items():
         return record.get("sizes", {})
+    _check_factors(root, record.get("config", {}), expected["config"])
     for folder in (*FOLDERS, "ImageSets"):
         shutil.rmtree(root / folder, ignore_errors=True)
     write_json(root / RECORD_FILE, expected)
     return {}
+
+
+def _check_factors(root: Path, drawn: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for name in wanted.keys() & drawn.keys():
+        if drawn[name] != wanted[name]:
+            raise WorkbookError(
+                f"{root}: drawn with {name} = {drawn[name]!r}, but the profile says {wanted[name]!r}; "
+                "give the profile a data.devkit of its own, or delete this folder"
+            )
 
 
 def _read_record(root: Path) -> dict[str, Any]:

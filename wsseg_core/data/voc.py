@@ -14,6 +14,7 @@ map; Hariharan et al., "Semantic Contours from Inverse Detectors", ICCV 2011, fo
 import csv
 import difflib
 import glob
+import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -30,6 +31,8 @@ VOC_CLASSES = (
 )
 TRAIN_AUG_COUNT = 10_582  # VOC train (1,464) and SBD (11,355) together, without VOC val (1,449)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
+# What surrounds an id in the lists of other tools: folders of a devkit, an extension, or whatever follows a separator.
+MORE_THAN_AN_ID = re.compile(r"^(.*[/\\])?JPEGImages[/\\]|[;|\t ].*$|\.(jpe?g|png|tiff?)\b.*$", re.IGNORECASE)
 IMAGE_SUFFIXES = (*SUFFIXES, *map(str.upper, SUFFIXES))  # the frequent ones first
 REFETCH = "delete its folder and run `wsseg data fetch voc`"
 NO_CLASS = ("background", "void", "ignore", "unlabelled", "unlabeled")  # as labelling tools call what is no object
@@ -104,11 +107,14 @@ class VocDevkit:
         put it), then in `<root>/sbd`.
 
         Raises:
-            DevkitError: the split has no file, is empty, or is a train_aug of VOC that has not 10,582 ids.
+            DevkitError: the split has no file, is empty, lists paths in place of ids, or is a train_aug of VOC that
+                has not 10,582 ids.
         """
         path = self.split_file(split)
         if path.exists():
-            return _read_lines(path)
+            ids = _read_lines(path)
+            self._check_ids(ids, path, "with nothing before or behind it")
+            return ids
         if split == "train_aug":
             return self._derive_train_aug()
         known = ", ".join(self.splits()) or "none"
@@ -139,16 +145,27 @@ class VocDevkit:
         places = (root.parent.parent / "benchmark_RELEASE" / "dataset", root / "sbd")
         return next((place for place in places if (place / "train.txt").is_file()), None)
 
+    def _check_ids(self, entries: Iterable[str], source: Path, remedy: str) -> None:
+        """Refuse lists of files: what is no id of an image while a part of it is one."""
+        for entry in filter(MORE_THAN_AN_ID.search, entries):
+            meant = MORE_THAN_AN_ID.sub("", entry)
+            if self._find_image(meant) and not self._find_image(entry):
+                raise DevkitError(source, f"{entry!r} is no image id", f"write {meant!r}, {remedy}")
+
+    def _find_image(self, image_id: str) -> Path | None:
+        stem = self.root / "JPEGImages" / image_id
+        paths = (stem.with_name(stem.name + suffix) for suffix in IMAGE_SUFFIXES)
+        return next((path for path in paths if path.is_file()), None) if stem.name else None
+
     def image_path(self, image_id: str) -> Path:
         """File of an image.
 
         Raises:
             DevkitError: there is none.
         """
+        if path := self._find_image(image_id):
+            return path
         stem = self.root / "JPEGImages" / image_id
-        for suffix in IMAGE_SUFFIXES:
-            if (path := stem.with_name(stem.name + suffix)).is_file():
-                return path
         if others := [path for path in stem.parent.glob(f"{glob.escape(stem.name)}.*") if path.stem == stem.name]:
             raise DevkitError(others[0], "a kind of file that is not read", "save it as JPEG, PNG or TIFF")
         raise DevkitError(f"{stem}.jpg", "missing image", "restore it, or take its id out of ImageSets/Segmentation")
@@ -167,7 +184,7 @@ class VocDevkit:
         All annotated objects count, those marked difficult too, as is the custom in weakly supervised segmentation
         (for instance in the labels published with Ahn & Kwak, "Learning Pixel-level Semantic Affinity with
         Image-level Supervision", CVPR 2018): the masks show difficult objects as well. A devkit without
-        Annotations may have a `labels.csv` of lines `id,class,class,...` instead.
+        Annotations may have a `labels.csv` of lines `id,class,class,...` instead; several lines of an image are united.
 
         Raises:
             DevkitError: no labels for this image, malformed XML, or an unknown class.
@@ -193,12 +210,23 @@ class VocDevkit:
     def _label_table(self) -> dict[str, list[str]]:
         path = self.root / "labels.csv"
         if not path.exists():
-            raise DevkitError(path, "neither this file nor an Annotations folder is there", GET_DATA)
-        rows = csv.reader(_read_lines(path))
-        return {row[0].strip(): [name.strip() for name in row[1:] if name.strip()] for row in rows}
+            remedy = "write it, one line `ID,class,class,...` an image, or one XML of VOC an image into Annotations"
+            raise DevkitError(path, "neither this file nor an Annotations folder is there", remedy)
+        table: dict[str, list[str]] = {}
+        for row in csv.reader(_read_lines(path)):
+            names = [name.strip() for name in row[1:] if name.strip()]
+            table.setdefault(row[0].strip(), []).extend(names)
+            if not set(self.all_classes).issuperset(names) and {"0", "1"}.issuperset(names):
+                remedy = f"name the classes instead: `{row[0]},class,class,...`"
+                raise DevkitError(path, f"the line of {row[0]} has 0 and 1 in place of classes", remedy)
+        self._check_ids(table, path, "and a comma before each class")
+        return table
 
     def _index(self, name: str, source: Path | str) -> int:
         if name not in self.all_classes:
+            if source != CHOICE and not (self.root / "classes.txt").exists():
+                remedy = f"write {self.root / 'classes.txt'}; without it the classes are the 20 of VOC"
+                raise DevkitError(source, f"unknown class {name!r}", remedy)
             near = difflib.get_close_matches(name, self.all_classes, n=1, cutoff=0)[0]
             raise DevkitError(source, f"unknown class {name!r}", f"the nearest one in {self.root} is {near!r}")
         return self.all_classes.index(name)

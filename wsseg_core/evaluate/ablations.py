@@ -8,6 +8,7 @@ from functools import partial
 
 from wsseg_core.base.config import Profile
 from wsseg_core.evaluate.claims import alpha_key, blocks_key, candidates_key, order_key, size_key
+from wsseg_core.nets.architectures import stages
 from wsseg_core.saliency.dcsm import Setting, dcsm_setting, simonyan_setting
 from wsseg_core.saliency.extraction import block_layers
 from wsseg_core.saliency.subtraction import ORDERS
@@ -33,7 +34,7 @@ def ablation_settings(profile: Profile) -> dict[str, list[Setting]]:
     Beyond the paper: plain back-propagation at every alpha, since its best one need not be that of guided
     back-propagation, and the orders of subtraction and normalisation.
     """
-    sweeps = profile.sweeps
+    sweeps, base = profile.sweeps, (profile.data.image_size,)
     return {
         "methods": dcsm_methods(profile),
         "table1": [
@@ -44,8 +45,9 @@ def ablation_settings(profile: Profile) -> dict[str, list[Setting]]:
             *(dcsm_setting(profile, alpha_key("dcsm", alpha), crf=True, alpha=alpha) for alpha in sweeps.alphas),
         ],
         "table2": [
-            dcsm_setting(profile, blocks_key(b), crf=True, layers=block_layers(b), sizes=(profile.data.image_size,))
+            dcsm_setting(profile, blocks_key(b), True, layers=block_layers(profile.classifier, b), sizes=base)
             for b in BLOCKS
+            if set(b) <= stages(profile.classifier).keys()
         ],
         "table3": [
             dcsm_setting(profile, size_key(sizes, profile.data.image_size), crf=True, sizes=sizes)

@@ -16,7 +16,7 @@ CRF, as published, except `dcsm` and `simonyan`. In `net_psa_crf` it is the CRF 
     fcn_gbp, fcn_gbp_crf                       the latter enhanced by guided-BP maps
     zof, zof_gbp, ..._crf                      zoom-out features and mi-SVM, the same; the CRF is that of superpixels
     combine-product-saliency                   `combination_key` how the two are combined, and the foreground model
-    resnet18_dcsm, ...                         the same methods on the second network
+    other_dcsm, ...                            the same methods on the second network
     cam_seed, cam_crf_seed                     CAMs of the training images, labels known; without CRF, with it
     psa_seed, psa_crf_seed                     the same after their walk along pixel affinities
     net_psa, net_psa_crf                       network trained on the masks of `psa_seed`; without CRF, with it
@@ -157,9 +157,9 @@ _FORWARD = (
           "zof_gbp_crf", ("zof_gbp",), Relation.GREATER),
     Claim("forward-adds", "the forward maps add to the guided-BP maps", OWN_QUESTION,
           "fcn_gbp_crf", ("gbp_only_crf",), Relation.GREATER),
-    Claim("any-cnn", "the method adapts to any CNN: on ResNet-18 DCSM beats forward maps and input gradients",
+    Claim("any-cnn", "the method adapts to any CNN: on a second network DCSM beats forward maps and input gradients",
           _SLIDES + "applications",
-          "resnet18_dcsm_crf", ("resnet18_fcn_mil_crf", "resnet18_simonyan_crf"), Relation.BEST_OF),
+          "other_dcsm_crf", ("other_fcn_mil_crf", "other_simonyan_crf"), Relation.BEST_OF),
 )  # fmt: skip
 
 _PSA = "Ahn & Kwak, CVPR 2018 (PSA)"

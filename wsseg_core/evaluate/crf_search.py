@@ -7,6 +7,7 @@ says so (`Setting.crf_source`).
 
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,9 +15,9 @@ from typing import Any
 
 import pandas as pd
 
-from wsseg_core.base.artifacts import plain, write_json
 from wsseg_core.base.config import CrfConfig
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.files import plain, write_json
 from wsseg_core.classify.classifier import classifier_settings
 from wsseg_core.crf.dense import REFERENCE_SIZE
 from wsseg_core.data.run import Run
@@ -83,11 +84,16 @@ def on_border(table: pd.DataFrame) -> list[str]:
 
 
 def choose_crf(run: Run, settings: Sequence[Setting], scores: Mapping[str, Scores]) -> TunedCrf:
-    """Take the best combination, the first of several, and keep it in `artifacts/crf/tuned.json`."""
+    """Take the best combination, the first of several, and keep it in `artifacts/crf/tuned.json`.
+
+    Without any mask of a training image it is the first one, the paper's, and the source says so.
+    """
     best = max(settings, key=lambda setting: scores[setting.name].mean_iou)
     assert best.crf is not None
     ids = scores[best.name].image_ids
     source = f"CRF chosen with masks of {len(ids)} train images"
+    if math.isnan(scores[best.name].mean_iou):
+        source = "CRF of the paper, as train images have no masks"
     tuned = TunedCrf(best.crf, source, tuning_split(run), ids, scores[best.name].mean_iou)
     write_json(_path(run), asdict(tuned) | {"settings": _settings(run)})
     return tuned

@@ -3,10 +3,14 @@
 CSV files keep the short names of `claims`, by which rows are found again.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = ("row", "label", "name", "left", "right", "against", "rival", "method")  # of tables, that hold names of rows
 
@@ -53,7 +57,6 @@ ORDERS = {
     "joint": "one joint maximum",
     "released": "as the released code",
 }
-ARCHITECTURES = {"vgg16": "VGG-16", "resnet18": "ResNet-18"}
 
 
 def _with_crf(known: dict[str, str]) -> Callable[..., str]:
@@ -76,7 +79,7 @@ FORMS: tuple[tuple[str, Callable[..., str]], ...] = (
     (r"order-(\w+)", lambda order: ORDERS.get(order, order.replace("_", " "))),
     (r"combine-(\w+)-(\w+)", lambda how, foreground: f"{how.replace('_', ' ')}, foreground: {foreground}"),
     (r"fcn_mil-(\w+)", "FCN-MIL, {}".format),
-    (rf"({'|'.join(ARCHITECTURES)})_(.+)", lambda network, name: f"{ARCHITECTURES[network]}: {row_label(name)}"),
+    (r"other_(.+)", lambda name: f"second network: {row_label(name)}"),
     (r"(.+)_crf", lambda name: f"{row_label(name)}, CRF"),
 )
 

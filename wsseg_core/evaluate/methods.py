@@ -22,6 +22,7 @@ from wsseg_core.forward.zoom_out import superpixels, zoom_out_features
 from wsseg_core.saliency.dcsm import dcsm_setting, live_maps, live_score_map
 
 NOTEBOOK = "05_forward_and_backward_maps"
+OTHER = "other"  # before the names of rows of the second network
 Row: TypeAlias = Callable[[Profile, str], AnySetting]
 
 
@@ -72,9 +73,8 @@ def other_network_settings(profile: Profile) -> list[AnySetting]:
     Args:
         profile: as `classifier.other_network` gives it.
     """
-    prefix = profile.classifier.architecture
     wanted = [setting for setting in method_settings(profile) if "zof" not in setting.name]
-    return [replace(setting, name=f"{prefix}_{setting.name}") for setting in wanted]
+    return [replace(setting, name=f"{OTHER}_{setting.name}") for setting in wanted]
 
 
 def live_forward_maps(model: nn.Module, svms: MiSvms, image: np.ndarray, profile: Profile) -> ForwardImageMaps:

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from wsseg_core.base.artifacts import plain, write_atomically
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.files import plain, write_atomically
 from wsseg_core.data.images import VOID
 from wsseg_core.data.masks import VocMasks
 from wsseg_core.data.voc import VocDevkit

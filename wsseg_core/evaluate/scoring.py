@@ -72,9 +72,12 @@ def score_settings(
         source: of the maps; those of notebook 02, drawn in the test protocol, when left out.
 
     Returns:
-        Scores by the names of the settings.
+        Scores by the names of the settings; NaN, which is said, where no image has a mask.
     """
-    return load_scores(run, _measure_all(run, name, ids, split, settings, made_by, _confusions, source), ids)
+    scores = load_scores(run, _measure_all(run, name, ids, split, settings, made_by, _confusions, source), ids)
+    if not any(row.confusions.any() for row in scores.values()):
+        print(f"{name}: not scored, as no image of {split} has a mask")
+    return scores
 
 
 def score_reliability(

@@ -5,7 +5,6 @@ repeated from another seed, on the same images: the number would move as much wi
 """
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,26 +13,14 @@ import numpy as np
 import pandas as pd
 
 from wsseg_core.base.errors import WorkbookError
-from wsseg_core.data.run import Run, open_run
+from wsseg_core.data.run import Run
 from wsseg_core.evaluate.claims import Claim, Relation
 from wsseg_core.evaluate.metrics import Interval, Scores, bootstrap_sums, mean_iou, percentile_interval
-from wsseg_core.evaluate.verdicts import Outcome
+from wsseg_core.evaluate.verdicts import Outcome, withheld
 
 SeedScores = Mapping[int, Mapping[str, Scores]]  # by seed, then by row
 NOT_MEASURED = Interval(math.nan, math.nan, math.nan)
 WORST_FIRST = (Outcome.FAILS, Outcome.UNDECIDED, Outcome.HOLDS)
-
-
-def repetitions(profile: str, results: str) -> list[Run]:
-    """The runs of a profile that have a folder, finished or not, in the order of their seeds; as `open_run` opens them.
-
-    Raises:
-        WorkbookError: the profile does not exist or holds a value that is not known.
-    """
-    first = open_run(profile, 0, results).folder
-    name = re.compile(rf"{re.escape(first.name)}(?:-seed([1-9]\d*))?")
-    matches = [name.fullmatch(folder.name) for folder in first.parent.glob("*")]
-    return [open_run(profile, seed, results) for seed in sorted(int(match[1] or 0) for match in matches if match)]
 
 
 def read_seeds(
@@ -166,12 +153,18 @@ def seeds_text(by_seed: SeedScores) -> str:
     return f"{len(by_seed)} seeds ({', '.join(map(str, by_seed))})"
 
 
-def claims_over_seeds(claims: Sequence[Claim], by_seed: SeedScores, samples: int = 1000) -> pd.DataFrame:
-    """One line a claim: the verdict over all seeds, and the differences that decided, in points of mean IoU."""
+def claims_over_seeds(
+    claims: Sequence[Claim], by_seed: SeedScores, samples: int = 1000, meaningful: bool = True
+) -> pd.DataFrame:
+    """One line a claim: the verdict over all seeds, and the differences that decided, in points of mean IoU.
+
+    With `meaningful` false no claim that was measured gets a verdict.
+    """
     rows = []
     for verdict in (judge_seeds(claim, by_seed, samples=samples) for claim in claims):
         claim, pooled = verdict.claim, verdict.pooled
-        row: dict[str, Any] = {"claim": claim.text, "verdict": str(verdict.outcome), "seeds": seeds_text(by_seed)}
+        outcome = withheld(verdict.outcome, meaningful)
+        row: dict[str, Any] = {"claim": claim.text, "verdict": str(outcome), "seeds": seeds_text(by_seed)}
         row |= {"left": claim.left, "against": verdict.rival or None}
         row |= {f"seed {seed}": verdict.by_seed.get(seed, math.nan) for seed in by_seed}
         rows.append(row | {"mean": pooled.value, "low": pooled.low, "high": pooled.high, "source": claim.source})

@@ -16,8 +16,8 @@ from typing import Any
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from wsseg_core.base.artifacts import write_atomically, write_json
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.files import write_atomically, write_json
 from wsseg_core.base.machine import machine
 from wsseg_core.evaluate.labels import labelled, row_label
 from wsseg_core.evaluate.metrics import REQUIRED_DETAILS, Interval, Scores

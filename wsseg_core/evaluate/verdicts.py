@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pandas as pd
 
-from wsseg_core.base.artifacts import write_json
+from wsseg_core.base.files import write_json
 from wsseg_core.evaluate.claims import CLAIMS, Claim, Relation
 from wsseg_core.evaluate.metrics import REQUIRED_DETAILS, Interval, Scores, paired_bootstrap
 
@@ -21,6 +21,7 @@ class Outcome(StrEnum):
     FAILS = "does not hold"
     UNDECIDED = "undecided"
     NOT_MEASURED = "not measured"
+    NO_VERDICT = "no verdict"  # measured with a profile whose numbers mean nothing
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,21 @@ def _decide(relation: Relation, differences: Mapping[str, Interval]) -> tuple[st
 
 
 def judge_all(
-    claims: Sequence[Claim], scores: Mapping[str, Scores], *, samples: int = 1000, seed: int = 0
+    claims: Sequence[Claim],
+    scores: Mapping[str, Scores],
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+    meaningful: bool = True,
 ) -> list[Verdict]:
-    """`judge` every claim, in order."""
-    return [judge(claim, scores, samples=samples, seed=seed) for claim in claims]
+    """`judge` every claim, in order; with `meaningful` false none that was measured gets a verdict."""
+    verdicts = [judge(claim, scores, samples=samples, seed=seed) for claim in claims]
+    return [replace(verdict, outcome=withheld(verdict.outcome, meaningful)) for verdict in verdicts]
+
+
+def withheld(outcome: Outcome, meaningful: bool) -> Outcome:
+    """The outcome, or that there is no verdict where the numbers of a profile mean nothing."""
+    return outcome if meaningful or outcome is Outcome.NOT_MEASURED else Outcome.NO_VERDICT
 
 
 def claims_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:

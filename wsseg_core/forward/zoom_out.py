@@ -34,10 +34,9 @@ from wsseg_core.data.run import Run
 from wsseg_core.data.transforms import resize_and_pad
 from wsseg_core.data.voc import VocDevkit
 from wsseg_core.forward.mi_svm import Bags, MiSvm, MiSvms, learn_class
-from wsseg_core.nets.vgg import CONV_LAYERS
+from wsseg_core.nets.backbones import stages_of
 
 NOTEBOOK = "05_forward_and_backward_maps"
-LAYERS = tuple(name.replace("conv", "relu") for block in CONV_LAYERS.values() for name in block)
 MAX_SUPERPIXELS = 2**16 - 1  # their numbers are stored as uint16
 _BAGS, _INSTANCES, _HELD_OUT = range(3)  # what is drawn, each from its own stream of random numbers
 
@@ -101,22 +100,33 @@ def _bilinear_weights(length: int, longest: int, source: int) -> sparse.csr_matr
     return weights
 
 
+@lru_cache(maxsize=4)  # for each network, whatever the number of its images
+def zoom_out_layers(model: nn.Module) -> tuple[str, ...]:
+    """All convolutions of VGG-16 after their ReLU; the layers of all stages of another network, lowest first.
+
+    Raises:
+        WorkbookError: the network has no stages.
+    """
+    known = {name for name, _ in model.named_modules()}
+    after = {name: name.replace("conv", "relu") for stage in stages_of(model) for name in stage.layers}
+    return tuple(relu if relu in known else name for name, relu in after.items())
+
+
 @torch.inference_mode()
 def zoom_out_features(model: nn.Module, image: np.ndarray, segments: np.ndarray, size: int) -> np.ndarray:
-    """Describe superpixels by all convolutions of a network, after their ReLU, in one forward pass.
+    """Describe superpixels by all layers of `zoom_out_layers`, in one forward pass.
 
     Args:
-        model: an `FcnVgg16` as `saliency.prepare` returns it; its device and precision are used.
+        model: a classifier as `saliency.prepare` returns it; its device and precision are used.
         image: uint8 (H, W, 3).
         segments: int (H, W), 0..S-1, each number used.
         size: side of the network's input, in pixels.
 
     Returns:
-        float32 (S, D), at least 0; D is the number of channels of all convolutions of the five blocks, lowest first
-        (VGG-16: 4224).
+        float32 (S, D), D the number of channels of all layers, lowest first (VGG-16: 4224, at least 0).
 
     Raises:
-        WorkbookError: the network has no layers of these names.
+        WorkbookError: the network has no stages.
     """
     matrix = lru_cache(maxsize=1)(partial(pooling_matrix, segments))  # layers of a block share it
     pooled: list[np.ndarray] = []
@@ -126,11 +136,9 @@ def zoom_out_features(model: nn.Module, image: np.ndarray, segments: np.ndarray,
         pooled.append(matrix(maps.shape[:2]) @ maps.reshape(-1, maps.shape[2]))
 
     modules = dict(model.named_modules())
-    if not modules.keys() >= set(LAYERS):
-        raise WorkbookError("zoom-out features need the layers of VGG-16; use classifier.architecture = 'vgg16'")
     inputs = resize_and_pad(image, size)[None].to(next(model.parameters()))
     with ExitStack() as hooks:
-        for name in LAYERS:
+        for name in zoom_out_layers(model):
             hooks.enter_context(modules[name].register_forward_hook(pool))
         model(inputs.to(memory_format=torch.channels_last))
     return np.concatenate(pooled, axis=1)

@@ -12,53 +12,58 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsseg_core.base.errors import WorkbookError
-from wsseg_core.nets.dilation import dilate
-from wsseg_core.nets.vgg import FcnVgg16
+from wsseg_core.nets.backbones import Backbone, FrozenBackbone, outline_of, resized
 
-# Layers whose features are used, the convolutions that make them, and what is kept of each per channel of block 1.
-TAPS = {"relu4_3": ("conv4_3", 1), "relu5_3": ("conv5_3", 2), "relu7": ("fc7", 4)}
-MAX_STRIDE = 8  # that of relu4_3
+STRIDE = 8  # of the features, as released
 
 
 class AffinityNet(nn.Module):
-    """Features of blocks 4, 5 and fc, each through a 1×1 convolution, then all through another.
+    """Features of three layers, each through a 1×1 convolution, then all through another.
+
+    The layers are the `taps` of the classifier's outline: the ends of blocks 4 and 5 and fc7 in VGG-16, of the last
+    three stages in other networks.
 
     Args:
-        backbone: a classifier, which stays as it is; its weights are copied, but for `score`.
-        stride: of the features, 2, 4 or 8.
+        classifier: stays as it is; its weights are copied, but for its last layers.
+        stride: of the features, at most that at which the first of the three layers ends (VGG-16: 8).
+        width: the three embeddings have 1, 2 and 4 times as many channels; the classifier's own when 0.
+        frozen: the trunk does not learn and stays at the stride that the classifier has; coarser layers of the three
+            are up-sampled once they are embedded.
 
     Attributes:
         stride: as above.
-        backbone: the dilated layers up to fc7. All other parameters start at random, and the released code trains them
-            at ten times the rate.
+        backbone: the dilated layers up to the last of the three. All other parameters start at random, and the released
+            code trains them at ten times the rate.
 
     Raises:
-        WorkbookError: another stride.
+        WorkbookError: another stride, or another kind of network.
     """
 
-    def __init__(self, backbone: FcnVgg16, stride: int = MAX_STRIDE) -> None:
+    def __init__(self, classifier: nn.Module, stride: int = STRIDE, width: int = 0, frozen: bool = False) -> None:
         super().__init__()
-        if stride > MAX_STRIDE:
-            raise WorkbookError(f"affinity features at stride {stride}: use 2, 4 or {MAX_STRIDE}, where block 4 ends")
+        outline = outline_of(classifier)
         self.stride = stride
-        self.backbone = dilate(backbone, stride)
-        del self.backbone.drop7, self.backbone.score
-        weights = backbone.state_dict()
-        made = [len(weights[f"{conv}.weight"]) for conv, _ in TAPS.values()]
-        kept = [factor * len(weights["conv1_1.weight"]) for _, factor in TAPS.values()]
-        self.embeddings = nn.ModuleList(map(_embedding, made, kept))
+        taps = outline.taps
+        self.backbone = FrozenBackbone(classifier, taps) if frozen else Backbone(classifier, taps, stride)
+        finest = self.backbone.strides[0]
+        if finest != stride or (len(set(self.backbone.strides)) > 1 and not frozen):
+            raise WorkbookError(
+                f"affinity features at stride {stride}: use at most {finest}, where {outline.taps[0]} ends"
+            )
+        kept = [(width or outline.width) * 2**i for i in range(len(outline.taps))]
+        self.embeddings = nn.ModuleList(map(_embedding, self.backbone.channels, kept))
         self.mix = nn.Conv2d(sum(kept), sum(kept), 1, bias=False)
         nn.init.xavier_uniform_(self.mix.weight, gain=4)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map normalised images (B, 3, H, W) to features (B, 7·width, H/stride, W/stride); 448 channels in VGG-16."""
-        tapped = []
-        for name, module in self.backbone.named_children():
-            images = module(images)
-            if name in TAPS:
-                tapped.append(images)
-        embedded = [embed(features) for embed, features in zip(self.embeddings, tapped, strict=True)]
-        return F.elu(self.mix(torch.cat(embedded, 1)))
+    def forward(self, images: Tensor | list[Tensor]) -> Tensor:
+        """Map normalised images (B, 3, H, W) to features (B, 7·width, H/stride, W/stride); 448 channels in VGG-16.
+
+        The three maps that the backbone gives for the images may be given in their place.
+        """
+        maps = self.backbone(images) if isinstance(images, Tensor) else images
+        finest, *others = [embed(tap) for embed, tap in zip(self.embeddings, maps, strict=True)]
+        fine = [finest, *(resized(values, finest.shape[2:]) for values in others)]
+        return F.elu(self.mix(torch.cat(fine, 1)))
 
 
 def _embedding(channels: int, kept: int) -> nn.Sequential:

@@ -47,7 +47,7 @@ class DynamicNet(nn.Module):
         super().__init__()
         self.segmentation = deepcopy(start)
         self.sub_head = deepcopy(start.head)
-        sizes = start.head.score.out_channels - 1, start.encoder.low_channels, start.head.fc7.out_channels, channels
+        sizes = start.head.score.out_channels - 1, start.encoder.low_channels, start.head.high_channels, channels
         self.detectors = nn.ModuleList(DifferenceDetector(*sizes) for _ in range(modules))
 
     def forward(self, images: Tensor) -> Branches:

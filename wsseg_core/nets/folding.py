@@ -1,5 +1,7 @@
-"""Batch normalisation merged into the convolutions before it."""
+"""Batch normalisation merged into the convolutions before it, and layers that take the place of others."""
 
+from collections import OrderedDict
+from collections.abc import Mapping
 from copy import deepcopy
 from itertools import pairwise
 from typing import TypeVar
@@ -22,12 +24,24 @@ def fold_batch_norm(model: Network) -> Network:
             convolution is kept.
 
     Returns:
-        A network of the same type in evaluation mode, with the same layer names.
+        A network of the same type in evaluation mode, with the same layer names. What a batch norm has within (timm's
+        have an activation there) stays under its name.
     """
     folded = deepcopy(model).eval()
-    for parent in list(folded.modules()):
-        for (conv_name, conv), (norm_name, norm) in pairwise(list(parent.named_children())):
+    replacements: dict[nn.Module, nn.Module] = {}
+    for parent in folded.modules():
+        for (_, conv), (_, norm) in pairwise(parent.named_children()):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                parent.set_submodule(conv_name, fuse_conv_bn_eval(conv, norm))
-                parent.set_submodule(norm_name, nn.Identity())
+                replacements[conv] = fuse_conv_bn_eval(conv, norm)
+                within = dict(norm.named_children())
+                replacements[norm] = nn.Sequential(OrderedDict(within)) if within else nn.Identity()
+    replace_modules(folded, replacements)
     return folded
+
+
+def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
+    """Put modules in the place of others, in place, under every name that each is held under."""
+    for parent in list(model.modules()):
+        for name, module in parent._modules.items():
+            if module is not None and module in replacements:
+                parent._modules[name] = replacements[module]

@@ -6,11 +6,14 @@ that an image of any size gives a map of scores. The papers of this workbook use
 to hold their method against.
 """
 
+from dataclasses import replace
 from typing import cast
 
 from torch import Tensor, nn
 from torchvision.models import ResNet
 from torchvision.models.resnet import BasicBlock
+
+from wsseg_core.nets.backbones import RESNET
 
 FULL_WIDTH = 64
 
@@ -27,6 +30,7 @@ class FcnResNet18(ResNet):
         self.width = width
         super().__init__(BasicBlock, [2, 2, 2, 2])
         self.num_classes = num_classes
+        self.outline = replace(RESNET, width=width)
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
@@ -46,7 +50,15 @@ class FcnResNet18(ResNet):
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (B, 3, H, W) to class scores (B, C, ⌈H/32⌉, ⌈W/32⌉), before the sigmoid."""
         features = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        return self.score(self.layer4(self.layer3(self.layer2(self.layer1(features)))))
+        return self.head(self.layer4(self.layer3(self.layer2(self.layer1(features)))))
+
+    def top(self, deep: Tensor) -> Tensor:
+        """The map that the class scores are read off, (B, channels, h, w): layer4 itself."""
+        return deep
+
+    def head(self, deep: Tensor) -> Tensor:
+        """What `forward` makes of layer4, (B, channels, h, w)."""
+        return self.score(self.top(deep))
 
 
 def head_parameters(model: FcnResNet18) -> list[nn.Parameter]:

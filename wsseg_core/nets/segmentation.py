@@ -7,19 +7,18 @@ view. Besides the scores it hands out the two feature maps that difference detec
 """
 
 from collections.abc import Sequence
-from copy import deepcopy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import ResNet
 
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.data.images import VOID
-from wsseg_core.nets.dilation import dilate
-from wsseg_core.nets.vgg import FcnVgg16
+from wsseg_core.nets.backbones import Backbone, FrozenBackbone, outline_of, resized
 
 STRIDE = 8  # of the scores and the features
+HEADS = ("largefov", "stages")
 
 
 class Features(NamedTuple):
@@ -41,37 +40,46 @@ class Features(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """The convolutional part of a classifier, at stride 8.
+    """The trunk of a classifier, at stride 8 unless it is frozen.
 
     Args:
-        backbone: an `FcnVgg16` of any width, or one of torchvision's ResNets; not dilated yet. It is copied, with its
-            weights, and its classification head dropped. Batch normalisation stays what it is there: for statistics
-            that are frozen, as in SSDD, fold them first (`fold_batch_norm`), or build the ResNet with
+        classifier: any with an outline, not dilated beyond stride 8 yet. It is copied, with its weights, and its
+            classification head dropped. Batch normalisation stays what it is there: for statistics that are frozen,
+            as in SSDD, fold them first (`fold_batch_norm`), or build the ResNet with
             `torchvision.ops.FrozenBatchNorm2d`.
+        taps: read the three taps of the outline, the first of which is the low features, instead of low and deep ones.
+        frozen: the trunk does not learn and stays at the stride that the classifier has.
+
+    Attributes:
+        low_channels: of the low features.
+        deep_channels: of the deep ones; those of the last tap.
+        channels: of all maps that are read.
 
     Raises:
         WorkbookError: another kind of network.
     """
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, classifier: nn.Module, taps: bool = False, frozen: bool = False) -> None:
         super().__init__()
-        if isinstance(backbone, FcnVgg16):
-            self.first, self.deep = _vgg_stages(dilate(backbone, STRIDE))
-        elif isinstance(backbone, ResNet):
-            self.first, self.deep = _resnet_stages(dilate_resnet(backbone))
-        else:
-            raise WorkbookError(f"no segmentation network over {type(backbone).__name__}; use FcnVgg16 or a ResNet")
-        self.low_channels, self.deep_channels = _out_channels(self.first), _out_channels(self.deep)
+        outline = outline_of(classifier)
+        names = outline.taps if taps else (outline.low, outline.deep)
+        self.backbone = FrozenBackbone(classifier, names) if frozen else Backbone(classifier, names, STRIDE)
+        self.taps, self.channels = taps, self.backbone.channels
+        self.low_channels, self.deep_channels = self.channels[0], self.channels[-1]
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor | list[Tensor]) -> tuple[Tensor, Any]:
         """Map normalised images (B, 3, H, W) to features of the first and the last block, (B, channels, h, w) both.
 
         h is H / 8, rounded down over VGG-16 and up over a ResNet. The first block's features are averaged over the
-        cells of that grid.
+        cells of that grid. With `taps` the second is the list of all three maps, and the first the first of them. The
+        maps that the backbone gives for the images may be given in their place.
         """
-        first = self.first(images)
-        deep = self.deep(first)
-        return F.adaptive_avg_pool2d(first, deep.shape[-2:]), deep
+        if isinstance(images, Tensor):
+            images = self.backbone(images.to(memory_format=torch.channels_last))
+        if self.taps:
+            return images[0], images
+        low, deep = images
+        return F.adaptive_avg_pool2d(low, (deep.shape[-2], deep.shape[-1])), deep
 
 
 class LargeFovHead(nn.Module):
@@ -92,7 +100,7 @@ class LargeFovHead(nn.Module):
         self.fc6 = nn.Conv2d(in_channels, channels, 3, padding=dilation, dilation=dilation)
         self.fc7 = nn.Conv2d(channels, channels, 1)
         self.score = nn.Conv2d(channels, num_classes + 1, 1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout, self.high_channels = nn.Dropout(dropout), channels
         for conv in (self.fc6, self.fc7):
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
         nn.init.normal_(self.score.weight, std=0.01)
@@ -103,65 +111,98 @@ class LargeFovHead(nn.Module):
         return self.score(self.dropout(high)), high
 
 
+class StagesHead(nn.Module):
+    """A head over three stages: context around the deepest, joined with what the two finer ones see.
+
+    Chen et al., "Encoder-decoder with atrous separable convolution for semantic image segmentation", ECCV 2018
+    (DeepLabv3+), with two rates, two finer stages and few channels. It is for trunks that do not learn, whose maps it
+    first brings to unit variance.
+
+    Args:
+        in_channels: of the three maps, the finest first.
+        num_classes: C; there are C+1 score maps.
+        channels: inside.
+        dilation: of the wider of the two rates, in cells of the deepest map.
+        dropout: probability before the scores.
+    """
+
+    def __init__(
+        self, in_channels: Sequence[int], num_classes: int, channels: int = 64, dilation: int = 5, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        fine, middle, deep = in_channels
+        self.norms = nn.ModuleList(nn.BatchNorm2d(count, affine=False) for count in in_channels)
+        rates = max(1, dilation // 2), dilation
+        self.context = nn.ModuleList(
+            [_conv(deep, channels, 1), *(_conv(deep, channels, 3, dilation=rate) for rate in rates)]
+        )
+        self.whole = nn.Conv2d(deep, channels, 1)
+        self.join = _conv(3 * channels, channels, 1)
+        self.middle = _conv(middle, max(1, channels // 2), 1)
+        self.fine = _conv(fine, max(1, channels // 4), 1)
+        self.mix = _conv(channels + max(1, channels // 2) + max(1, channels // 4), channels, 3)
+        self.score = nn.Conv2d(channels, num_classes + 1, 1)
+        self.dropout, self.high_channels = nn.Dropout(dropout), channels
+
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Map three feature maps to scores (B, C+1, h, w) and features (B, channels, h, w), at the finest grid."""
+        fine, middle, deep = (norm(values) for norm, values in zip(self.norms, maps, strict=True))
+        around = self.join(torch.cat([conv(deep) for conv in self.context], 1))
+        around = around + self.whole(deep.mean((2, 3), keepdim=True))
+        seen = torch.cat([resized(around, middle.shape[2:]), self.middle(middle)], 1)
+        high = self.mix(torch.cat([resized(seen, fine.shape[2:]), self.fine(fine)], 1))
+        return self.score(self.dropout(high)), high
+
+
+def _conv(in_channels: int, out_channels: int, side: int, dilation: int = 1) -> nn.Sequential:
+    """Convolution, batch norm, ReLU; the map keeps its size."""
+    conv = nn.Conv2d(in_channels, out_channels, side, padding=side // 2 * dilation, dilation=dilation, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU())
+
+
 class SegmentationNet(nn.Module):
     """An encoder and a head; the learning rates of the two differ (SSDD: the head's is ten times higher).
 
     Args:
         num_classes: C, foreground classes.
-        backbone: see `Encoder`.
+        classifier: see `Encoder`.
         channels: see `LargeFovHead`.
         dilation: see `LargeFovHead`.
         dropout: see `LargeFovHead`.
+        head: "largefov" for `LargeFovHead`, "stages" for `StagesHead`.
+        frozen: the encoder does not learn, see `Encoder`.
+
+    Raises:
+        WorkbookError: another head.
     """
 
     def __init__(
-        self, num_classes: int, backbone: nn.Module, channels: int = 1024, dilation: int = 12, dropout: float = 0.5
+        self,
+        num_classes: int,
+        classifier: nn.Module,
+        channels: int = 1024,
+        dilation: int = 12,
+        dropout: float = 0.5,
+        head: str = "largefov",
+        frozen: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder = Encoder(backbone)
-        self.head = LargeFovHead(self.encoder.deep_channels, num_classes, channels, dilation, dropout)
+        if head not in HEADS:
+            raise WorkbookError(f"segmentation.head {head!r} is unknown; use one of {', '.join(HEADS)}")
+        self.num_classes = num_classes
+        self.encoder = Encoder(classifier, head == "stages", frozen)
+        values = num_classes, channels, dilation, dropout
+        self.head: LargeFovHead | StagesHead = (
+            StagesHead(self.encoder.channels, *values)
+            if head == "stages"
+            else LargeFovHead(self.encoder.deep_channels, *values)
+        )
 
-    def forward(self, images: Tensor) -> Features:
-        """Map normalised images (B, 3, H, W) to scores and features at stride 8."""
+    def forward(self, images: Tensor | list[Tensor]) -> Features:
+        """Map normalised images (B, 3, H, W), or what the encoder's trunk gives for them, to scores and features."""
         low, deep = self.encoder(images)
         scores, high = self.head(deep)
         return Features(scores, low, high)
-
-
-def dilate_resnet(model: ResNet) -> ResNet:
-    """A copy of a ResNet whose last two stages keep stride 8, with dilated kernels instead.
-
-    What torchvision's `replace_stride_with_dilation` does for bottleneck blocks, done for basic blocks too, which
-    torchvision refuses to build with a dilation.
-
-    Args:
-        model: as torchvision builds it, not dilated yet; left as it is. Every fourth feature of the copy's last
-            stage, down and across, is the model's own.
-    """
-    dilated = deepcopy(model)
-    for stage, reached, dilation in ((dilated.layer3, 1, 2), (dilated.layer4, 2, 4)):
-        for conv in (module for module in stage.modules() if isinstance(module, nn.Conv2d)):
-            if conv.kernel_size == (3, 3):
-                side = reached if conv.stride == (2, 2) else dilation  # the one that strode still reads the finer grid
-                conv.dilation = conv.padding = (side, side)
-            conv.stride = (1, 1)
-    return dilated
-
-
-def _vgg_stages(model: FcnVgg16) -> tuple[nn.Sequential, nn.Sequential]:
-    layers = {name: module for name, module in model._modules.items() if module}  # children() skips one used twice
-    second, head = (list(layers).index(name) for name in ("conv2_1", "fc6"))
-    stages = list(layers.values())
-    return nn.Sequential(*stages[:second]), nn.Sequential(*stages[second:head])
-
-
-def _resnet_stages(model: ResNet) -> tuple[nn.Sequential, nn.Sequential]:
-    first = nn.Sequential(model.conv1, model.bn1, model.relu, model.maxpool, model.layer1)
-    return first, nn.Sequential(model.layer2, model.layer3, model.layer4)
-
-
-def _out_channels(stage: nn.Module) -> int:
-    return [module for module in stage.modules() if isinstance(module, nn.Conv2d)][-1].out_channels
 
 
 def resize_masks(masks: Tensor, size: Sequence[int]) -> Tensor:
@@ -175,6 +216,22 @@ def resize_masks(masks: Tensor, size: Sequence[int]) -> Tensor:
         (B, h, w), of the same type.
     """
     return F.interpolate(masks[:, None].float(), tuple(size), mode="nearest-exact")[:, 0].to(masks.dtype)
+
+
+def on_grid(masks: Tensor, cells: int, fill: int) -> Tensor:
+    """Masks of an image on the grid of its padded square, see `transforms.resize_and_pad`.
+
+    Args:
+        masks: integer (B, H, W).
+        cells: of the grid, along each side.
+        fill: label of the padding.
+
+    Returns:
+        (B, cells, cells), of the same type.
+    """
+    height, width = masks.shape[1:]
+    longest = max(height, width)
+    return resize_masks(F.pad(masks, (0, longest - width, 0, longest - height), value=fill), (cells, cells))
 
 
 def check_masks(masks: Tensor, num_classes: int) -> None:

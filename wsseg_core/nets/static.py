@@ -6,7 +6,6 @@ The segmentation network is there for its features; the masks that it would draw
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from wsseg_core.nets.difference import DifferenceDetector
@@ -43,21 +42,21 @@ class StaticNet(nn.Module):
         self.segmentation = segmentation
         encoder, head = segmentation.encoder, segmentation.head
         num_classes = head.score.out_channels - 1
-        self.detector = DifferenceDetector(num_classes, encoder.low_channels, head.fc7.out_channels, channels)
+        self.detector = DifferenceDetector(num_classes, encoder.low_channels, head.high_channels, channels)
 
-    def forward(self, images: Tensor, knowledge: Tensor, advice: Tensor) -> StaticOutput:
+    def forward(self, images: Tensor | list[Tensor], knowledge: Tensor, advice: Tensor) -> StaticOutput:
         """Say what is in images, and where two masks of each would change.
 
         The features enter the detector detached, as in the authors' code: what they are is left to the segmentation.
 
         Args:
-            images: float (B, 3, H, W), normalised.
+            images: float (B, 3, H, W), normalised, or what the encoder's trunk gives for them.
             knowledge: m^K, integer (B, any height, any width), 0..C or 255; brought to the grid of the features.
             advice: m^A, alike.
 
         Raises:
             WorkbookError: masks of another form, or not one an image.
         """
-        features = self.segmentation(images.to(memory_format=torch.channels_last))
+        features = self.segmentation(images)
         small = (resize_masks(masks, features.high.shape[-2:]) for masks in (knowledge, advice))
         return StaticOutput(features.scores, *self.detector(features.detach(), *small))

@@ -8,6 +8,8 @@ which is how the saliency maps ask for it.
 
 from torch import Tensor, nn
 
+from wsseg_core.nets.backbones import Outline
+
 CONVS_PER_BLOCK = {1: 2, 2: 2, 3: 3, 4: 3, 5: 3}
 CHANNELS_PER_WIDTH = {1: 1, 2: 2, 3: 4, 4: 8, 5: 8}
 CONV_LAYERS = {
@@ -42,6 +44,8 @@ class FcnVgg16(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
+        stages = tuple(layers[-1].replace("conv", "relu") for layers in CONV_LAYERS.values())
+        self.outline = Outline(stages, low="pool1", deep="pool5", taps=(*stages[-2:], "relu7"), width=width)
         channels = 3
         for block, layers in CONV_LAYERS.items():
             out = width * CHANNELS_PER_WIDTH[block]
@@ -77,6 +81,12 @@ class FcnVgg16(nn.Module):
         for module in filter(None, self._modules.values()):  # children() would skip a module that is used twice
             images = module(images)
         return images
+
+    def head(self, deep: Tensor) -> Tensor:
+        """What `forward` makes of pool5, (B, channels, h, w): fc6, fc7 and the class scores."""
+        for name in ("fc6", "relu6", "drop6", "fc7", "relu7", "drop7", "score"):
+            deep = self.get_submodule(name)(deep)
+        return deep
 
 
 def head_parameters(model: FcnVgg16) -> list[nn.Parameter]:

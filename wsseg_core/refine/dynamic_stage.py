@@ -9,7 +9,6 @@ are too many for a laptop; the detectors start at random.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -112,7 +111,7 @@ def _recipe(run: Run, step: DynamicStep, seed: ArtifactStore, store: ArtifactSto
     config = replace(run.profile.segmentation, **own)
     net, network = step.net, step.net.segmentation
     parts = network.encoder, [network.head, net.sub_head, net.detectors]
-    recipe = pseudo_label_recipe(run, _loss, [seed], config, parts, store.record["settings"])
+    recipe = pseudo_label_recipe(run, _loss, [seed], config, parts, store.record["settings"], images=True)
 
     def validate(_: nn.Module) -> dict[str, float]:
         _save_snapshot(run, store, step, recipe.schedule.last_epoch)
@@ -173,18 +172,11 @@ def _trained_step(run: Run, setting: DynamicSetting) -> DynamicStep:
 def _save_snapshot(run: Run, store: ArtifactStore, step: DynamicStep, number: int) -> None:
     """Write what the main branch draws of a few images after a number of steps."""
     plain, masks = segmentation_setting(run.profile, "snapshot"), {}
-    for image_id in _snapshot_ids(run):
+    for image_id in run.train_example_ids:
         image, drawn = run.devkit.image(image_id), run.devkit.labels(image_id) > 0
         said = grid_log_probabilities(step.net.segmentation, image, _sizes(run), flip=False).cpu()
         masks[image_id] = SegmentationImageMaps(image, said, drawn).mask(plain)
     store.save(_snapshot_name(number), **masks)
-
-
-@lru_cache(maxsize=4)  # it looks at the labels of all images
-def _snapshot_ids(run: Run) -> list[str]:
-    """The first few training images of several classes, or of one where those are too few."""
-    several_first = np.argsort(run.devkit.label_matrix(run.train_ids).sum(1) <= 1, kind="stable")
-    return [run.train_ids[index] for index in several_first[: run.profile.sweeps.example_images]]
 
 
 def _snapshot_name(number: int) -> str:

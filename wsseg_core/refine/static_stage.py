@@ -135,13 +135,13 @@ def train_static(run: Run, exclusion: bool = True, devices: int = 1) -> list[dic
     return fit(model, recipe, path, Hardware(common.precision, devices, common.workers), f"training {path.parent.name}")
 
 
-def static_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], exclusion: bool = True) -> Tensor:
+def static_loss(model: nn.Module, batch: tuple[Any, Tensor, Tensor], exclusion: bool = True) -> Tensor:
     """L_static of SSDD: segmentation learns K, and the detector where K and A differ.
 
     Args:
         model: a `StaticNet`.
-        batch: images, float (B, 3, H, W), normalised; K and A, integer (B, 2, H, W), 0..C or 255; image-level labels,
-            bool (B, C).
+        batch: images, float (B, 3, H, W), normalised, or their stored features; K and A, integer (B, 2, H, W), 0..C or
+            255; image-level labels, bool (B, C).
         exclusion: images one of whose classes collapses from K to A, in what the crop shows, teach the detector
             nothing; see `wsseg_core.refine.difference.collapsed`.
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from wsseg_core.base.artifacts import ArtifactStore
 from wsseg_core.base.config import CrfConfig, Profile
 from wsseg_core.base.errors import WorkbookError
-from wsseg_core.classify.classifier import classifier_settings, image_scores
+from wsseg_core.classify.classifier import classifier_settings, image_scores, pooling_of
 from wsseg_core.crf.dense import DenseCrf
 from wsseg_core.data.run import Run
 from wsseg_core.data.transforms import resize_and_pad, unpad
@@ -345,7 +345,7 @@ def live_maps(model: nn.Module, image: np.ndarray, score_map: Tensor, profile: P
         profile: base size, and N.
         threshold: a class is drawn above this probability.
     """
-    probabilities = image_scores(score_map[None])[0].sigmoid().numpy()
+    probabilities = image_scores(score_map[None], pooling_of(model))[0].sigmoid().numpy()
     drawn = probabilities > threshold
     count = max(int(drawn.sum()), profile.subtraction.min_candidates)
     return ImageMaps(image, probabilities, drawn, partial(_extracted, model, image, count))

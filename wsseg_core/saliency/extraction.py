@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from wsseg_core.base.artifacts import ArtifactStore
-from wsseg_core.base.config import Profile
+from wsseg_core.base.config import ClassifierConfig, Profile
+from wsseg_core.base.errors import WorkbookError
 from wsseg_core.classify.classifier import class_probabilities, classifier_settings
 from wsseg_core.data.run import Run
 from wsseg_core.data.transforms import resize_and_pad
-from wsseg_core.nets.vgg import CONV_LAYERS
+from wsseg_core.nets.architectures import stages
 from wsseg_core.saliency.gradients import INPUT, saliency_maps
 
 NOTEBOOK = "02_saliency_extraction"
@@ -47,26 +48,37 @@ class Extraction:
     classes: int
 
 
-def conv_layers(blocks: Sequence[int]) -> tuple[str, ...]:
-    """Names of all convolutions of the given blocks of VGG-16, lowest first."""
-    return tuple(name for block in blocks for name in CONV_LAYERS[block])
+def block_layers(classifier: ClassifierConfig, blocks: Sequence[int]) -> tuple[tuple[str, ...], ...]:
+    """The layers of some stages of a classifier, one group a stage: VGG-16's convolutions, the blocks of others.
+
+    Raises:
+        WorkbookError: the network does not have a stage of this number.
+    """
+    known = stages(classifier)
+    if unknown := [block for block in blocks if block not in known]:
+        raise WorkbookError(
+            f"{classifier.architecture} has no stage {unknown[0]}, only {', '.join(map(str, known))}; "
+            "mend saliency.blocks in the profile, or name saliency.layers"
+        )
+    return tuple(known[block].layers for block in blocks)
 
 
-def block_layers(blocks: Sequence[int]) -> tuple[tuple[str, ...], ...]:
-    """The convolutions of some blocks of VGG-16, one group a block."""
-    return tuple(CONV_LAYERS[block] for block in blocks)
+def conv_layers(classifier: ClassifierConfig, blocks: Sequence[int]) -> tuple[str, ...]:
+    """The layers of `block_layers` in one row, lowest first."""
+    return tuple(itertools.chain(*block_layers(classifier, blocks)))
 
 
 def layer_groups(profile: Profile) -> tuple[tuple[str, ...], ...]:
-    """L of equation 5, lowest first: the convolutions of each block, or the layers that the profile names."""
-    return profile.saliency.layers or block_layers(profile.saliency.blocks)
+    """L of equation 5, lowest first: the layers of each stage, or those that the profile names."""
+    return profile.saliency.layers or block_layers(profile.classifier, profile.saliency.blocks)
 
 
 def planned_extractions(profile: Profile) -> list[Extraction]:
-    """Everything that the tables of DCSM need, and nothing twice; of another network than VGG-16, no lower layers."""
+    """Everything that the tables of DCSM need, and nothing twice; no lower layers where the profile names its own."""
     config, few, many = profile.saliency, profile.subtraction.min_candidates, profile.saliency.max_classes
     base, upper = profile.data.image_size, tuple(itertools.chain(*layer_groups(profile)))
-    lower = () if config.layers else conv_layers([block for block in CONV_LAYERS if block not in config.blocks])
+    others = [number for number in stages(profile.classifier) if number not in config.blocks]
+    lower = () if config.layers else conv_layers(profile.classifier, others)
     return [
         *(Extraction(f"guided-{size}", True, size, upper, many) for size in config.sizes),  # tables 1, 2, 4
         *(Extraction(f"guided-{size}", True, size, upper, few) for size in config.other_sizes),  # table 3

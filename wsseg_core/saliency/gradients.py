@@ -13,7 +13,7 @@ import contextlib
 import copy
 import difflib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -22,12 +22,14 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.nets.folding import replace_modules
+from wsseg_core.nets.tracing import evaluating
+from wsseg_core.saliency.guided import MODULE, guide, metadata
 
 INPUT = "input"  # the layer name under which the image itself is asked for
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _SLICE = 512  # output channels
 _POOLS = frozenset({F.max_pool2d, torch.max_pool2d})
-_RELUS = frozenset({F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_})
 
 
 def saliency_maps(
@@ -49,22 +51,26 @@ def saliency_maps(
         images: float (B, 3, H, W), normalised; cast to the model's dtype.
         class_indices: int64 (B, K), the classes wanted in each image, from 0 for the first foreground class.
         layers: names as in `model.named_modules()`, each with an output (B, channels, h, w); "input" is the image.
-        guided: guided back-propagation: at every ReLU only positive gradients pass, at positions whose input was
-            positive. A ReLU is `nn.ReLU`, `F.relu`, `torch.relu` or their in-place forms.
+        guided: guided back-propagation: at every ReLU, and by our extension at ReLU6, LeakyReLU, SiLU, Hardswish and
+            GELU, only positive gradients pass, at positions whose input was positive; see `saliency.guided`. Batch norm
+            makes no difference to the rule: folded or not, a block's output has the same gradient.
 
     Returns:
         For each layer, float32 (B, K, h, w), at least 0, without upper bound.
 
     Raises:
         WorkbookError: an unknown layer, one that does not run (or runs twice, or gives no feature map, or does not
-            lead to the scores), a class index that the model does not have, or scores of another form.
+            lead to the scores), a class index that the model does not have, scores of another form, or an activation
+            that the guided rule does not know.
     """
     edges: dict[str, GradientEdge] = {}
-    with _evaluating(model), _taps(model, layers, edges), torch.enable_grad():
-        scores = _forward(model, images, INPUT in layers, edges, guided)
+    with evaluating(model), _taps(model, layers, edges), torch.enable_grad():
+        scores = _forward(model, images, INPUT in layers, edges)
     for name in layers:
         if name not in edges:
             raise WorkbookError(f"layer {name!r} does not run in this model's forward pass; ask for another layer")
+    if guided:
+        guide(scores)
     signals = _signals(scores, class_indices)
     targets = [edges[name] for name in layers]
     try:
@@ -96,9 +102,7 @@ def prepare(model: nn.Module, precision: str = "float32") -> nn.Module:
     if precision not in PRECISIONS:
         raise WorkbookError(f"precision {precision!r} is not known; use one of {', '.join(PRECISIONS)}")
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
-    for name, module in list(frozen.named_modules()):
-        if name and isinstance(module, nn.Conv2d) and _is_wide(module):
-            frozen.set_submodule(name, _SlicedConv2d(module))
+    replace_modules(frozen, {module: _SlicedConv2d(module) for module in frozen.modules() if _is_wide(module)})
     return frozen.to(PRECISIONS[precision]).to(memory_format=torch.channels_last)
 
 
@@ -121,31 +125,48 @@ class _SlicedConv2d(nn.Module):
         return torch.cat(slices, 1)
 
 
-def _is_wide(conv: nn.Conv2d) -> bool:
-    return conv.out_channels > _SLICE and conv.kernel_size != (1, 1) and conv.groups == 1
+def _is_wide(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    return (
+        type(module) is nn.Conv2d  # one of another kind may pad by itself, as timm's Conv2dSame
+        and module.out_channels > _SLICE
+        and module.kernel_size != (1, 1)
+        and module.groups == 1
+    )
 
 
-class _BackwardRules(TorchFunctionMode):
-    """While active, ReLUs may be guided, and max pooling has a backward pass that is fast for several classes.
+class _Recording(TorchFunctionMode):
+    """While active, the graph says which module recorded what, and max pooling is fast backwards for several classes.
 
-    The rules are part of the graph that is recorded and die with it.
+    Both are part of the graph that is recorded and die with it.
     """
 
-    def __init__(self, guided: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.guided = guided
+        self.running = [""]  # paths of the modules, the outermost first
+
+    @contextlib.contextmanager
+    def of(self, model: nn.Module) -> Iterator[None]:
+        """Record what a model does."""
+        with contextlib.ExitStack() as stack:
+            for path, module in model.named_modules():
+                enter = module.register_forward_pre_hook(lambda *_, path=path: self.running.append(path))
+                leave = module.register_forward_hook(self._leave, always_call=True)
+                stack.callback(enter.remove)
+                stack.callback(leave.remove)
+            stack.enter_context(self)
+            yield
+
+    def _leave(self, *_: Any) -> None:
+        self.running.pop()
 
     def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in _POOLS and args and args[0].requires_grad:
-            return _MaxPool2d.apply(args[0], _pool_window(*args[1:], **kwargs))
-        result = func(*args, **kwargs)
-        if func in _RELUS and self.guided and result.requires_grad:
-            node = result.grad_fn
-            if node.name() != "ReluBackward0":
-                raise WorkbookError("an in-place ReLU on a part of a tensor cannot be guided; make it out-of-place")
-            # The ReLU's backward has just made this tensor, so that nobody else can see it change.
-            node.register_hook(lambda grad_inputs, _: (torch.relu_(grad_inputs[0]),))
+            result = _MaxPool2d.apply(args[0], _pool_window(*args[1:], **kwargs))
+        else:
+            result = func(*args, **kwargs)
+        if isinstance(result, Tensor) and result.grad_fn is not None:
+            metadata(result.grad_fn).setdefault(MODULE, self.running[-1])
         return result
 
 
@@ -185,11 +206,11 @@ class _MaxPool2dGradient(torch.autograd.Function):
         return torch.cat(one_by_one).unflatten(0, (len(one_by_one), -1)), 0
 
 
-def _forward(model: nn.Module, images: Tensor, tap_input: bool, edges: dict[str, GradientEdge], guided: bool) -> Tensor:
+def _forward(model: nn.Module, images: Tensor, tap_input: bool, edges: dict[str, GradientEdge]) -> Tensor:
     # Detached weights keep the graph from reaching below the lowest tap, and the parameters from being touched.
     weights = {name: weight.detach() for name, weight in model.named_parameters()}
     images = images.detach().to(next((weight.dtype for weight in weights.values()), images.dtype))
-    with _BackwardRules(guided):
+    with _Recording().of(model):
         images = _tap(INPUT, images, edges) if tap_input else images
         scores = torch.func.functional_call(model, weights, (images,))
     if not isinstance(scores, Tensor) or scores.ndim not in (2, 4):
@@ -211,7 +232,7 @@ def _tap(name: str, output: Any, edges: dict[str, GradientEdge]) -> Tensor:
 
 @contextlib.contextmanager
 def _taps(model: nn.Module, layers: Sequence[str], edges: dict[str, GradientEdge]) -> Iterator[None]:
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))  # a layer may be held under several names
     for name in layers:
         if name not in modules and name != INPUT:
             near = ", ".join(difflib.get_close_matches(name, modules, cutoff=0))
@@ -221,17 +242,6 @@ def _taps(model: nn.Module, layers: Sequence[str], edges: dict[str, GradientEdge
             hook = modules[name].register_forward_hook(lambda _, __, output, name=name: _tap(name, output, edges))
             stack.callback(hook.remove)
         yield
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _signals(scores: Tensor, class_indices: Tensor) -> Tensor:

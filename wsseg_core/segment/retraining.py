@@ -13,7 +13,7 @@ Batch norm is frozen, as in SSDD: it is folded into the convolutions before it, 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,13 +27,15 @@ from wsseg_core.base.artifacts import ArtifactStore
 from wsseg_core.base.config import SegmentationConfig
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.classify.classifier import classifier_settings, load_classifier, load_trained, new_classifier
+from wsseg_core.classify.features import has_dense_features, open_features
 from wsseg_core.classify.training import Hardware, Key, Recipe, fit, new_optimizer
 from wsseg_core.data.images import VOID
 from wsseg_core.data.run import Run
 from wsseg_core.data.transforms import normalise
 from wsseg_core.data.voc import VocDevkit
+from wsseg_core.nets.backbones import FrozenBackbone
 from wsseg_core.nets.folding import fold_batch_norm
-from wsseg_core.nets.segmentation import SegmentationNet, resize_masks, segmentation_loss
+from wsseg_core.nets.segmentation import SegmentationNet, on_grid, resize_masks, segmentation_loss
 
 HEAD_RATE = 10  # learning rate of the head / of the encoder (PSA, SSDD)
 MOMENTUM = 0.9
@@ -92,6 +94,47 @@ class PseudoLabelled(Dataset):
         if rng.random() < 0.5:
             pixels, masks = pixels.flip(2), masks.flip(2)
         return pixels, masks, torch.from_numpy(self.devkit.labels(image_id) > 0)
+
+
+class StoredPseudoLabelled(Dataset):
+    """The stored features of images with their pseudo labels, indexed by (step, index of the image).
+
+    An image is seen whole, padded below and to the right, at one size; every second time its maps are mirrored. That
+    depends on (seed, step, index) alone.
+
+    Args:
+        run: the run.
+        encoder: what reads the features.
+        masks: see `PseudoLabelled`.
+    """
+
+    def __init__(self, run: Run, encoder: nn.Module, masks: Sequence[ArtifactStore]) -> None:
+        self.run, self.masks = run, masks
+        backbone = cast(FrozenBackbone, encoder.backbone)
+        self.names, self.store = backbone.names, open_features(run, backbone.trunk)
+
+    def __len__(self) -> int:
+        return len(self.run.train_ids)
+
+    def __getitem__(self, key: Key) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Maps, masks and labels of an image.
+
+        Returns:
+            Maps, float32 (channels, h, w) each; masks on the grid of the finest, uint8 (M, h, w) for M kinds;
+            image-level labels, bool (C,).
+
+        Raises:
+            WorkbookError: the image has no mask of a kind, or one of another size.
+        """
+        step, index = key
+        image_id = self.run.train_ids[index]
+        size = self.run.devkit.image(image_id).shape[:2]
+        maps = self.store.load(image_id, self.run.profile.features.dense_size, self.names)
+        masks = torch.stack([torch.from_numpy(load_mask(store, image_id, size)) for store in self.masks])
+        masks = on_grid(masks, maps[0].shape[1], VOID)
+        if np.random.default_rng([self.run.seed, step, index]).random() < 0.5:
+            maps, masks = [values.flip(2) for values in maps], masks.flip(2)
+        return maps, masks, torch.from_numpy(self.run.devkit.labels(image_id) > 0)
 
 
 def load_mask(store: ArtifactStore, image_id: str, size: tuple[int, ...]) -> np.ndarray:
@@ -177,10 +220,15 @@ def check_pseudo_labels(masks: ArtifactStore, ids: Sequence[str]) -> None:
 
 def new_network(run: Run, classifier: nn.Module) -> SegmentationNet:
     """The network over the convolutions of a classifier; its head starts at random."""
-    config = run.profile.segmentation
     torch.manual_seed(run.seed)
+    return segmentation_net(run.profile.segmentation, run.devkit.num_classes, classifier)
+
+
+def segmentation_net(config: SegmentationConfig, num_classes: int, classifier: nn.Module) -> SegmentationNet:
+    """The same without a run: for C classes, with the values of a profile."""
     backbone = fold_batch_norm(classifier)
-    return SegmentationNet(run.devkit.num_classes, backbone, config.channels, config.dilation, config.dropout)
+    sizes = config.channels, config.dilation, config.dropout
+    return SegmentationNet(num_classes, backbone, *sizes, config.head, config.frozen_trunk)
 
 
 def pseudo_label_recipe(
@@ -190,6 +238,7 @@ def pseudo_label_recipe(
     config: SegmentationConfig,
     parts: tuple[nn.Module, Sequence[nn.Module]],
     settings: Mapping[str, Any],
+    images: bool = False,
 ) -> Recipe:
     """How every stage learns from pseudo labels of the run's training images.
 
@@ -200,11 +249,18 @@ def pseudo_label_recipe(
         config: of the stage.
         parts: what is trained: the encoder, and heads and detectors; see `poly_optimizer`.
         settings: what the result depends on.
+        images: the loss needs the images themselves, even where the features of a frozen trunk are stored.
     """
     optimizer, schedule = poly_optimizer(config, *parts)
+    stored = run.profile.segmentation.frozen_trunk and has_dense_features(run.profile) and not images
+    dataset: Dataset[Any] = (
+        StoredPseudoLabelled(run, parts[0], masks)
+        if stored
+        else PseudoLabelled(run.devkit, run.train_ids, masks, config, run.seed)
+    )
     return Recipe(
         loss=loss,
-        dataset=PseudoLabelled(run.devkit, run.train_ids, masks, config, run.seed),
+        dataset=dataset,
         optimizer=optimizer,
         schedule=schedule,
         steps=config.steps,
@@ -234,9 +290,9 @@ def poly_optimizer(
     return optimizer, PolynomialLR(optimizer, config.steps, POLY_POWER)
 
 
-def _loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def _loss(model: nn.Module, batch: tuple[Any, Tensor, Tensor]) -> Tensor:
     images, masks, _ = batch
-    return segmentation_loss(model(images.to(memory_format=torch.channels_last)).scores, masks[:, 0])
+    return segmentation_loss(model(images).scores, masks[:, 0])
 
 
 def load_segmentation(run: Run, name: str, made_by: str) -> SegmentationNet:
@@ -265,4 +321,6 @@ def network_settings(run: Run) -> dict[str, Any]:
     """What every network depends on; its masks come on top."""
     config = asdict(run.profile.segmentation)
     del config["scales"], config["supervised"]
+    if config["frozen_trunk"] and has_dense_features(run.profile):
+        config["stored"] = run.profile.features.dense_size
     return run.settings("segment.retraining", classifier=classifier_settings(run), segmentation=config)

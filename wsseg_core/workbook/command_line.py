@@ -1,6 +1,7 @@
 """The command line `wsseg`. Each command imports what it needs when it is called, so that --help answers at once."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -62,7 +63,7 @@ def data_toyvoc(profile: ProfileOption = "toy") -> None:
 def data_fetch(
     dataset: Annotated[str, typer.Argument(help="Only voc: VOC 2012 with the SBD masks.")],
     archives: Annotated[Path | None, typer.Option(help="Folder of archives that you have already.")] = None,
-    folder: Annotated[Path, typer.Option(help="Where to unpack.")] = Path("data"),
+    folder: Annotated[Path | None, typer.Option(help="Where to unpack; data/ of the workbook if left out.")] = None,
     only: Annotated[str, typer.Option(help="Just the images of a list, data/lists/ONLY_*.txt: animals.")] = "",
 ) -> None:
     """Download a data set, or unpack archives that lie here already; their hashes are checked either way.
@@ -76,7 +77,9 @@ def data_fetch(
         wsseg data fetch voc --only animals
     """
     from wsseg_core.data.download import fetch_subset, fetch_voc
+    from wsseg_core.data.run import project_root
 
+    folder = folder or project_root() / "data"
     if dataset != "voc":
         raise WorkbookError(f"no data set {dataset!r} to fetch; use: wsseg data fetch voc")
     typer.echo(fetch_subset(only, folder, archives) if only else fetch_voc(folder, archives))
@@ -89,21 +92,21 @@ def data_check(
     ] = None,
     profile: ProfileOption = "toy",
 ) -> None:
-    """Look at every file of a devkit and list what is wrong with it; exit status 1 if anything is.
+    """Look at every file of a devkit, list what is wrong and say what there is; exit status 1 if anything is wrong.
 
     wsseg data check data/VOCdevkit/VOC2012
 
     wsseg data check --profile mine.toml
     """
     from wsseg_core.base.config import load_profile
-    from wsseg_core.data.check import check_devkit
+    from wsseg_core.data.check import inspect_devkit
     from wsseg_core.data.run import project_root
 
     data = load_profile(profile).data
     root = root or project_root() / data.devkit
-    problems = check_devkit(root, classes=data.classes)
-    for problem in problems:
-        typer.echo(problem)
+    problems, notes = inspect_devkit(root, classes=data.classes, val_split=data.val_split)
+    for line in [*problems, *notes]:
+        typer.echo(line)
     typer.echo(f"{root}: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
     raise typer.Exit(bool(problems))
 
@@ -117,6 +120,7 @@ def run(
     only: Annotated[str, typer.Option(help="Number of one notebook: run it again, after whatever it needs.")] = "",
     dry_run: Annotated[bool, typer.Option(help="Only say what would run.")] = False,
     cores: Annotated[int | None, typer.Option(min=1, help="Cores to use; all if left out.")] = None,
+    devkit: Annotated[Path | None, typer.Option(help="Data set, in place of the profile's.")] = None,
 ) -> None:
     """Run the notebooks that are out of date, in order, and write the report.
 
@@ -128,8 +132,10 @@ def run(
         wsseg run --only 03 --seed 1
 
         wsseg run --seeds 3
+
+        wsseg run --profile animals --devkit ~/voc_animals
     """
-    from wsseg_core.data.run import open_run
+    from wsseg_core.data.run import DEVKIT_VARIABLE, open_run
     from wsseg_core.workbook.headless import run_seeds, run_workflow
 
     if seeds < 1:
@@ -137,6 +143,8 @@ def run(
     if seeds > 1 and (seed is not None or only):
         raise WorkbookError("--seeds runs several seeds as a whole; leave out --seed and --only, or --seeds")
     seed = seed or 0
+    if devkit:
+        os.environ[DEVKIT_VARIABLE] = str(devkit.resolve())
     if seeds > 1:
         done = run_seeds(profile, seeds, results, dry_run, cores)
     else:
@@ -145,6 +153,19 @@ def run(
         raise typer.Exit(1)
     if not only and not dry_run:
         typer.echo(f"report: {open_run(profile, seed, results).folder / 'report' / 'index.html'}")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def lab(context: typer.Context, profile: ProfileOption = "toy") -> None:
+    """Open the notebooks in JupyterLab, all of them with one profile; further options are JupyterLab's.
+
+    wsseg lab --profile smoke
+
+    wsseg lab --no-browser --port 8889
+    """
+    from wsseg_core.workbook.headless import open_lab
+
+    open_lab(profile, context.args)
 
 
 @app.command()
@@ -183,6 +204,38 @@ def segment(
 
 
 @app.command()
+def demo(
+    images: Annotated[list[Path] | None, typer.Argument(help="Image files of your own, beside the two shown.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the page; made if missing.")] = Path("results/demo"),
+) -> None:
+    """Show the method on two free photographs and on images of your own, with the weights that are shipped.
+
+    wsseg demo my_dog.jpg
+    """
+    from wsseg_core.segment.shipped import load_shipped
+    from wsseg_core.workbook.demo import write_demo
+
+    typer.echo(f"page: {write_demo(images or [], out, load_shipped())}")
+
+
+@app.command()
+def ship(profile: ProfileOption = "animals", seed: SeedOption = 0, results: ResultsOption = "results") -> None:
+    """Write the trained classifier, and the network on PSA seeds, into weights/, for `wsseg demo` and `wsseg segment`.
+
+    wsseg ship --profile animals
+    """
+    from wsseg_core.affinity.cam import NOTEBOOK
+    from wsseg_core.data.run import open_run
+    from wsseg_core.evaluate.tables import read_figures
+    from wsseg_core.segment.shipped import ship as write_weights
+
+    run = open_run(profile, seed, results)
+    scores = {name: value for name, value in read_figures(run.folder).items() if isinstance(value, dict)}
+    facts = {"training_images": len(run.train_ids), "scores": {**scores, "images": len(run.val_ids)}}
+    typer.echo(f"{write_weights(run, 'psa', NOTEBOOK, facts)}: written")
+
+
+@app.command()
 def tables(profile: ProfileOption = "toy", seed: SeedOption = 0, results: ResultsOption = "results") -> None:
     """Print the tables of the last run, published figures beside ours.
 
@@ -211,7 +264,7 @@ def figures(
     """
     from wsseg_core.data.run import open_run
     from wsseg_core.evaluate.tables import read_figures
-    from wsseg_core.workbook.report import wall_seconds
+    from wsseg_core.workbook.progress import wall_seconds
 
     folder = open_run(profile, seed, results).folder
     values = read_figures(folder) | {"wall_s": wall_seconds(folder)}
@@ -229,7 +282,7 @@ def docs(
     """
     from wsseg_core.data.run import open_run, project_root
     from wsseg_core.evaluate.tables import write_figures
-    from wsseg_core.workbook.report import wall_seconds
+    from wsseg_core.workbook.progress import wall_seconds
     from wsseg_core.workbook.results_page import take_reference, write_results_page
 
     if take:
@@ -241,19 +294,22 @@ def docs(
 
 @app.command(hidden=True)
 def execute(notebook: Path, output: Path, profile: ProfileOption, seed: SeedOption, results: ResultsOption) -> None:
-    """Run one notebook; a rule of the Snakefile."""
+    """Run one notebook, and show it in the report; a rule of the Snakefile."""
+    from wsseg_core.data.run import open_run
     from wsseg_core.workbook.headless import run_notebook
+    from wsseg_core.workbook.report import reported
 
-    run_notebook(notebook, output, {"profile": profile, "seed": seed, "results": results})
+    with reported(open_run(profile, seed, results), notebook.stem):
+        run_notebook(notebook, output, {"profile": profile, "seed": seed, "results": results})
 
 
 @app.command(hidden=True)
 def report(profile: ProfileOption, seed: SeedOption, results: ResultsOption) -> None:
     """Write the web pages of a run; a rule of the Snakefile."""
-    from wsseg_core.data.run import open_run
+    from wsseg_core.data.run import notebook_sources, open_run, project_root
     from wsseg_core.workbook.report import export_html
 
-    export_html(open_run(profile, seed, results).folder)
+    export_html(open_run(profile, seed, results), notebook_sources(project_root()))
 
 
 if __name__ == "__main__":

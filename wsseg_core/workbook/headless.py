@@ -6,23 +6,30 @@ import csv
 import difflib
 import fcntl
 import io
+import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wsseg_core.base.config import load_profile, profile_path
 from wsseg_core.base.dependencies import parse_cell, read_cells
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.files import write_atomically
+from wsseg_core.base.machine import PeakMemory
 from wsseg_core.base.parallel import check_shared_memory, limit_cores
-from wsseg_core.data.run import open_run, project_root
+from wsseg_core.data.run import PROFILE_VARIABLE, notebook_sources, open_run, project_root
+from wsseg_core.workbook.progress import Progress, plan_stamp
+from wsseg_core.workbook.status_line import StatusLine
 
 # What every notebook is told; its cell tagged `parameters` holds a default of each.
 RUN_PARAMETERS = ("profile", "seed", "results")
 SNAKEMAKE = (sys.executable, "-m", "snakemake")
 PATIENCE = 3600  # seconds for a kernel to start and to hand over its output: a busy machine is no failure
+LAB_CONFIG = Path(__file__).parent / "lab"  # opens on the notebooks, and asks for no news
 LAST_STAGE = "08_dynamic_refinement"  # the last notebook whose results are compared over seeds
 
 
@@ -50,12 +57,16 @@ def check_parameters(notebook: Path, names: Iterable[str]) -> None:
 
 
 def run_notebook(path: Path, output: Path, parameters: Mapping[str, Any]) -> None:
-    """Run a notebook from the workbook's folder, showing what it prints, and keep the executed copy.
+    """Run a notebook from the workbook's folder, saying how far it is, and keep the executed copy.
+
+    A terminal shows one line of the notebook and the whole run, with the bar of the stage that is running below it; a
+    log gets a line when it starts and one when it ends.
 
     Args:
         path: the notebook; its file is left as it is.
-        output: the executed copy; it appears under this name only when every cell has succeeded. A copy that
-            failed lies beside it as `<name>.failed.ipynb`, with the error below the cell that raised it.
+        output: the executed copy, in `<folder of the run>/notebooks`; it appears under this name only when every cell
+            has succeeded. A copy that failed lies beside it as `<name>.failed.ipynb`, with the error below the cell
+            that raised it.
         parameters: values for names of the cell tagged `parameters`.
 
     Raises:
@@ -64,15 +75,17 @@ def run_notebook(path: Path, output: Path, parameters: Mapping[str, Any]) -> Non
     """
     check_parameters(path, parameters)
     running, failed = (output.with_suffix(f".{state}.ipynb") for state in ("running", "failed"))
-    with _alone(output.with_name(f".{output.stem}.lock")):
+    with _alone(_lock_of(output)):
         start = time.monotonic()
-        print(f"{path.stem}: started", file=sys.stderr, flush=True)
-        reason = _execute(path.resolve(), running.resolve(), parameters)
+        progress = Progress(path, output.parent.parent)
+        with _shown(progress) as screen, PeakMemory() as memory:
+            reason = _execute(path.resolve(), running.resolve(), parameters, screen)
+        _note(running, peak_bytes=memory.peak)
         os.replace(running, failed if reason else output)
     if reason:
         raise WorkbookError(f"{path}: {reason}; open {failed} to see it in place, mend the cause and run again")
     failed.unlink(missing_ok=True)
-    print(f"{path.stem}: done in {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+    print(progress.done(time.monotonic() - start), file=sys.stderr, flush=True)
 
 
 def run_seeds(profile: str, seeds: int, results: str, dry_run: bool = False, cores: int | None = None) -> bool:
@@ -127,12 +140,14 @@ def run_workflow(
 
     Raises:
         WorkbookError: nothing was started, because the profile, a notebook, the results folder or the machine is not
-            fit.
+            fit, or because another profile of the same name has its results there.
     """
     root = project_root()
     run = open_run(profile, seed, results)
     check_shared_memory(run.profile)
-    sources = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    if profile.endswith(".toml"):
+        profile = str(profile_path(profile))  # the notebooks run in another folder
+    sources = notebook_sources(root)
     if not sources:
         raise WorkbookError(f"{root}: no notebooks here; change to the folder of the workbook and run again")
     for source in sources:
@@ -142,15 +157,27 @@ def run_workflow(
     if target := only or until:
         arguments += ["--force"] if only else []
         arguments.append(str(run.folder / "notebooks" / _named(target, sources).name))
-    arguments += ["--config", f"profile={profile}", f"seed={seed}", f"results={results}"]
-    pending = _out_of_date(arguments, root)
-    if pending is None:
-        return False
-    print(f"to run: {', '.join(pending)}" if pending else "nothing to do", flush=True)
-    return dry_run or not pending or _snakemake([*arguments, "--quiet", "all"], root, run.folder, cores)
+    # In quotes, as Snakemake takes 2025 for a number and "on" for a truth value.
+    arguments += ["--config", f"profile={json.dumps(profile)}", f"seed={seed}", f"results={json.dumps(results)}"]
+    print(f"{run.folder}: looking for what is out of date", file=sys.stderr, flush=True)
+    if dry_run:
+        return _plan(arguments, root)
+    _claim(run.folder, profile)
+    return _snakemake(arguments, root, run.folder, cores)
 
 
-def _execute(path: Path, running: Path, parameters: Mapping[str, Any]) -> str:
+@contextlib.contextmanager
+def _shown(progress: Progress) -> Iterator[StatusLine | None]:
+    """Where the bars of a notebook go: below its status line on a terminal, nowhere in a log."""
+    if sys.stderr.isatty():
+        with StatusLine(sys.stderr, progress.now) as screen:
+            yield screen
+    else:
+        print(progress.started(), file=sys.stderr, flush=True)
+        yield None
+
+
+def _execute(path: Path, running: Path, parameters: Mapping[str, Any], screen: StatusLine | None) -> str:
     """Run every cell; returns why it stopped early, in words, or nothing."""
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -161,7 +188,7 @@ def _execute(path: Path, running: Path, parameters: Mapping[str, Any]) -> str:
     try:
         papermill.execute_notebook(
             path, running, dict(parameters), kernel_name="python3", language="python", cwd=project_root(),
-            progress_bar=False, stderr_file=sys.stderr, extra_arguments=["--log-level=CRITICAL"],
+            progress_bar=False, stderr_file=screen, extra_arguments=["--log-level=CRITICAL"],
             start_timeout=PATIENCE, iopub_timeout=PATIENCE,
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:
@@ -172,6 +199,18 @@ def _execute(path: Path, running: Path, parameters: Mapping[str, Any]) -> str:
     except OSError as error:
         raise WorkbookError(f"{running}: cannot be written ({error.strerror}); free disk space and run again") from None
     return ""
+
+
+def _lock_of(output: Path) -> Path:
+    """The lock of a notebook, by the path of its copy, executed or running."""
+    return output.with_name(f".{output.name.partition('.')[0]}.lock")
+
+
+def _note(executed: Path, **values: Any) -> None:
+    """Keep something about a run in the metadata of the executed copy."""
+    content = json.loads(executed.read_text(encoding="utf-8"))
+    content["metadata"]["wsseg"] = values
+    write_atomically(executed, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 @contextlib.contextmanager
@@ -200,6 +239,18 @@ def _make_folder(folder: Path) -> None:
         raise WorkbookError(f"{folder}: cannot be written; make the folder writable, or choose another with --results")
 
 
+def _claim(folder: Path, profile: str) -> None:
+    """Note whose results lie in a folder, which is named after the profile's file alone."""
+    record = folder / "profile.txt"
+    owner = record.read_text(encoding="utf-8") if record.is_file() else profile
+    if owner != profile:
+        raise WorkbookError(
+            f"{folder}: holds the results of the profile {owner}, not of {profile}; rename one of the two, choose "
+            f"another folder with --results, or delete {record.name} there"
+        )
+    write_atomically(record, profile.encode())
+
+
 def _named(only: str, sources: list[Path]) -> Path:
     found = [source for source in sources if source.stem in (only, Path(only).stem) or source.stem[:2] == only.zfill(2)]
     if not found:
@@ -207,29 +258,60 @@ def _named(only: str, sources: list[Path]) -> Path:
     return found[0]
 
 
-def _out_of_date(arguments: list[str], root: Path) -> list[str] | None:
-    """Names of the notebooks that would run, and `report`; None when Snakemake refuses, which is then shown."""
+def open_lab(profile: str, arguments: Sequence[str] = ()) -> None:
+    """Become JupyterLab in the folder of the workbook, whose notebooks then take this profile; does not return.
+
+    Args:
+        profile: name or TOML file.
+        arguments: of `jupyter lab`.
+
+    Raises:
+        WorkbookError: the profile does not exist or holds a value that is not known.
+    """
+    load_profile(profile)
+    known = str(Path(profile).resolve()) if profile.endswith(".toml") else profile
+    paths = [str(LAB_CONFIG), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
+    os.environ.update({PROFILE_VARIABLE: known, "JUPYTER_CONFIG_PATH": os.pathsep.join(paths)})
+    os.chdir(project_root())
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *arguments])
+
+
+def _plan(arguments: list[str], root: Path) -> bool:
+    """Say which notebooks would run; False when Snakemake refuses, which is then shown."""
     summary = [*SNAKEMAKE, "--summary", "--quiet", "host", "progress", *arguments]
     result = subprocess.run(summary, cwd=root, capture_output=True, text=True)
     if result.returncode:
         print(result.stderr, file=sys.stderr)
-        return None
+        return False
     rows = csv.DictReader(io.StringIO(result.stdout), delimiter="\t")
     outputs = {row["output_file"]: row["rule"] for row in rows if row["plan"] == "update pending"}
-    return [Path(file).stem if rule == "notebook" else rule for file, rule in sorted(outputs.items())]
+    pending = sorted(Path(file).stem if rule == "notebook" else rule for file, rule in outputs.items())
+    print(f"to run: {', '.join(pending)}" if pending else "nothing to do", flush=True)
+    return True
 
 
 def _snakemake(arguments: list[str], root: Path, folder: Path, cores: int | None) -> bool:
     """Run what is out of date; a notebook that fails says so itself, one that was killed cannot."""
-    start = time.time()
+    start, before = time.time(), plan_stamp(folder)
     environment = os.environ | (limit_cores(cores) if cores else {})  # the kernels inherit it
-    process = subprocess.Popen([*SNAKEMAKE, *arguments], cwd=root, env=environment)
+    process = subprocess.Popen([*SNAKEMAKE, "--quiet", "all", *arguments], cwd=root, env=environment)
     try:
         code = process.wait()
     except KeyboardInterrupt:  # the child was interrupted too, and ends its notebook before it ends itself
         code = process.wait()
+    if not code and plan_stamp(folder) == before:
+        print("nothing to do", flush=True)
     left = [path for path in folder.glob("notebooks/*.running.ipynb") if path.stat().st_mtime > start]
-    if code and left:
-        print(file=sys.stderr)  # a progress bar ended within its line
+    if code and left and not any(_owner(path) for path in folder.glob("notebooks/.*.lock")):
         raise WorkbookError(f"{left[0]}: stopped from outside; run again, it goes on from what is on disk")
     return code == 0
+
+
+def _owner(lock: Path) -> str:
+    """Process that holds a lock; empty when nobody does."""
+    with lock.open("r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return file.read()
+    return ""

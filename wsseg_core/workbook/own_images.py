@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -9,10 +10,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from wsseg_core.base.artifacts import write_atomically
 from wsseg_core.base.config import Profile
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.files import plain, write_atomically
 from wsseg_core.classify.classifier import classifier_from_checkpoint
+from wsseg_core.classify.training import read_checkpoint
 from wsseg_core.data.images import read_image, write_palette_png
 from wsseg_core.nets.folding import fold_batch_norm
 from wsseg_core.saliency.dcsm import segment_image
@@ -32,17 +34,18 @@ def segment_files(images: Sequence[Path], weights: Path, out: Path, profile: Pro
         images: of any size and kind that `data.images.read_image` reads.
         weights: checkpoint of a classifier.
         out: folder of the masks.
-        profile: values of the method; sizes and thresholds fit the classifier that was trained with them.
+        profile: the one that the classifier was trained with, whose sizes and thresholds fit it.
 
     Returns:
         Names of the classes drawn in each image.
 
     Raises:
-        WorkbookError: an image or the weights cannot be read, the folder cannot be written, or two images would
-            write the same mask.
+        WorkbookError: an image or the weights cannot be read, the weights were trained with another profile, the
+            folder cannot be written, or two images would write the same mask.
     """
     _check_names(images, out)
     classifier, classes = classifier_from_checkpoint(weights)
+    _check_profile(weights, profile)
     model = prepare(fold_batch_norm(classifier), profile.saliency.precision)
     drawn = {}
     for path in tqdm(images, desc="segmenting"):
@@ -53,6 +56,20 @@ def segment_files(images: Sequence[Path], weights: Path, out: Path, profile: Pro
         write_atomically(out / f"{path.stem}_overlay.jpg", _jpeg(overlay(image, mask)))
         drawn[path] = [classes[value - 1] for value in np.unique(mask) if value > 0]
     return drawn
+
+
+def _check_profile(weights: Path, profile: Profile) -> None:
+    """Compare what the weights were trained with: sizes and thresholds of another profile give other classes."""
+    trained = read_checkpoint(weights)["settings"]
+    found = {"data": {"image_size": trained["data"]["image_size"]}, "classifier": trained["classifier"]}
+    values = plain(asdict(profile))
+    for table, entries in found.items():
+        for key, value in entries.items():
+            if value != values[table][key]:
+                raise WorkbookError(
+                    f"{weights}: trained with {table}.{key} = {value!r}, but profile {profile.name!r} says "
+                    f"{values[table][key]!r}; name the profile of the weights with --profile"
+                )
 
 
 def _at_most(image: np.ndarray, side: int) -> np.ndarray:

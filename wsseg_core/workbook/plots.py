@@ -15,7 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import FancyBboxPatch, Patch
 from torch import Tensor
 
-from wsseg_core.base.artifacts import write_atomically
+from wsseg_core.base.files import write_atomically
 from wsseg_core.data.images import VOC_PALETTE, VOID
 from wsseg_core.data.transforms import MEAN, STD
 from wsseg_core.evaluate.labels import labelled, row_label
@@ -86,11 +86,13 @@ def show_rows(
 
     Args:
         rows: RGB images, uint8 (H, W, 3); masks, uint8 (H, W), in VOC's colours; or maps, float (H, W), each from
-            0 (dark) to 1 (bright). None leaves its place empty.
+            0 (dark) to 1 (bright). None leaves its place empty. Without any, as no class was found in any image,
+            the titles stand alone.
         column_titles: above the first row.
         row_titles: left of the first column.
         side: inches of one picture.
     """
+    rows = rows or [[None] * max(1, len(column_titles))]
     columns = max(len(row) for row in rows)
     figure, grid = _grid(len(rows), columns, (side * columns, side * len(rows)))
     for r, row in enumerate(rows):

@@ -16,8 +16,8 @@ from typing import Any
 
 import pandas as pd
 
-from wsseg_core.base.artifacts import write_atomically
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.files import write_atomically
 from wsseg_core.base.machine import machine_text
 from wsseg_core.evaluate.labels import labelled
 from wsseg_core.evaluate.tables import DASH, FIGURES_FILE

@@ -4,6 +4,7 @@ Where nobody can move a slider, in a notebook that is run headless, an explorer 
 """
 
 import html
+import itertools
 import os
 import textwrap
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from wsseg_core.base.config import CrfConfig, Profile
 from wsseg_core.data.run import Run
 from wsseg_core.evaluate.crf_search import CRF_VALUES
 from wsseg_core.saliency.dcsm import ImageMaps, SavedMaps, dcsm_setting, mask_from_saliency
-from wsseg_core.saliency.extraction import block_layers, conv_layers
+from wsseg_core.saliency.extraction import block_layers, layer_groups
 from wsseg_core.saliency.subtraction import ORDERS, normalise
 from wsseg_core.workbook.plots import HEAT, colourise, heat_overlay, overlay, show_rows
 
@@ -117,7 +118,7 @@ def saliency_explorer(run: Run) -> ipywidgets.VBox | Figure:
         WorkbookError: notebook 02 has not extracted the maps.
     """
     saved, config = SavedMaps(run), run.profile.saliency
-    layers = conv_layers(config.blocks)
+    layers = tuple(itertools.chain(*layer_groups(run.profile)))
     ranks = range(min(run.profile.subtraction.min_candidates, run.devkit.num_classes))
     controls: Controls = {
         "image": {image_id: saved.of(image_id) for image_id in run.example_ids},
@@ -162,7 +163,7 @@ def subtraction_explorer(run: Run) -> ipywidgets.VBox | Figure:
         "image": {image_id: saved.of(image_id) for image_id in run.example_ids},
         "alpha": {f"{alpha:g}": alpha for alpha in sorted({default.alpha, *profile.sweeps.alphas})},
         "N": {str(n): n for n in sorted({0, default.min_candidates, *profile.sweeps.min_candidates})},
-        "blocks": {", ".join(map(str, run)): block_layers(run) for run in runs},
+        "blocks": {", ".join(map(str, run)): block_layers(profile.classifier, run) for run in runs},
         "order": {order: order for order in ORDERS},
     }
     start = {name: next(iter(choices)) for name, choices in controls.items()}

@@ -1,0 +1,94 @@
+"""How long a finished run takes to see that it is finished, and to start; and the memory that it took.
+
+    python benchmarks/report.py                 # the run of toy
+    python benchmarks/report.py --profile smoke
+
+`first line`, `no-op`: of `wsseg run` when there is nothing to do. `start`: until the first cell of a notebook is run,
+of `wsseg run --only` the last one. `peak memory`: of all processes of a notebook together, pages that they share
+counted once, the largest of the notebooks. The numbers are added to `figures.json` of the run.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from wsseg_core.data.run import Run, notebook_sources, open_run, project_root
+from wsseg_core.evaluate.tables import write_figures
+from wsseg_core.workbook.progress import executed_notebooks, peak_bytes, wall_seconds
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One call of `wsseg run`; times in seconds."""
+
+    started: float  # since the epoch
+    first_line: float
+    total: float
+    output: str
+
+
+def wsseg_run(run: Run, *options: str) -> Timed:
+    """Run `wsseg run` as a person would, without a terminal."""
+    command = [sys.executable, "-m", "wsseg_core.workbook.command_line", "run", "--profile", run.profile.name]
+    started = time.time()
+    process = subprocess.Popen(
+        [*command, "--results", str(run.folder.parent), *options],
+        cwd=project_root(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    first_line = time.time() - started
+    output = first + process.stdout.read()
+    if process.wait():
+        raise SystemExit(output)
+    return Timed(started, first_line, time.time() - started, output)
+
+
+def first_cell(executed: Path) -> float:
+    """When the first cell of an executed notebook was run, seconds since the epoch."""
+    cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
+    times = [cell["metadata"].get("papermill", {}).get("start_time") for cell in cells if cell["cell_type"] == "code"]
+    return min(datetime.fromisoformat(time).timestamp() for time in times if time)
+
+
+def measure(run: Run) -> dict[str, float]:
+    """Seconds and GiB of a finished run, by what they are of."""
+    last = executed_notebooks(run.folder)[-1]
+    restarted = wsseg_run(run, "--only", last.stem[:2])
+    start = first_cell(last) - restarted.started
+    wsseg_run(run)  # the page of the notebook that has just run
+    nothing = wsseg_run(run)
+    if "nothing to do" not in nothing.output:
+        raise SystemExit(f"{run.folder}: two runs one after the other both found something to do:\n{nothing.output}")
+    figures = {"first_line_s": nothing.first_line, "noop_s": nothing.total, "start_s": start}
+    figures |= {"total_s": sum(wall_seconds(run.folder).values())}
+    return figures | {"peak_gib": max(map(peak_bytes, executed_notebooks(run.folder))) / GIB}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", default="toy")
+    parser.add_argument("--results", default="results")
+    arguments = parser.parse_args()
+    run = open_run(arguments.profile, 0, arguments.results)
+    if len(executed_notebooks(run.folder)) < len(notebook_sources(project_root())):
+        print(f"{run.folder}: not finished, nothing to measure; run: bin/wsseg run --profile {run.profile.name}")
+        return
+    figures = measure(run)
+    write_figures(run.folder, figures)
+    for name, value in figures.items():
+        print(f"{name.rpartition('_')[0]:>12}  {value:.1f} {'GiB' if name.endswith('gib') else 's'}")
+
+
+if __name__ == "__main__":
+    main()

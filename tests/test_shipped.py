@@ -1,0 +1,113 @@
+"""What is shipped is what was learnt, and it is enough for images of any origin."""
+
+import json
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import NARROW
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+from wsseg_core.base.config import Profile, load_profile
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.classify.classifier import new_classifier
+from wsseg_core.nets.folding import fold_batch_norm
+from wsseg_core.saliency.gradients import prepare
+from wsseg_core.segment import shipped
+from wsseg_core.segment.retraining import segmentation_net
+from wsseg_core.segment.shipped import CARD, CLASSIFIER, NETWORK, Shipped, load_shipped
+from wsseg_core.workbook.demo import class_shares, tell, write_demo
+
+CLASSES = ("cat", "dog", "sheep")
+SMOKE = load_profile("smoke")
+PROFILE: Profile = replace(SMOKE, classifier=replace(NARROW, threshold=0.0))
+
+
+def learnt(model: nn.Module, part: str) -> nn.Module:
+    """A copy of a network that learnt in one part."""
+    changed = deepcopy(model)
+    for name, parameter in changed.named_parameters():
+        if part in name:
+            parameter.data += 1
+    return changed
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the narrow networks of one profile, each of which learnt in its last layer."""
+    monkeypatch.setattr(shipped, "load_profile", lambda name: PROFILE)
+    start = new_classifier(PROFILE.classifier, 3, seed=0)
+    classifier = learnt(start, "score")
+    start_of_network, trained = (segmentation_net(PROFILE.segmentation, 3, classifier) for _ in range(2))
+    folder = tmp_path / "animals"
+    shipped._write(folder / CLASSIFIER, shipped._difference(classifier, start))
+    shipped._write(folder / NETWORK, shipped._difference(trained, start_of_network))
+    (folder / CARD).write_text(json.dumps({"profile": "any", "classes": CLASSES}))
+    torch.save(trained.state_dict(), tmp_path / "trained")
+    return tmp_path
+
+
+def test_only_what_was_learnt_is_kept_and_it_comes_back(weights: Path) -> None:
+    found = load_shipped(folder=weights)
+    assert found.classes == CLASSES
+    start = new_classifier(PROFILE.classifier, 3, seed=0)
+    expected = prepare(fold_batch_norm(learnt(start, "score").eval())).state_dict()
+    half_precision = {"atol": 2e-3, "rtol": 2e-3}
+    torch.testing.assert_close(dict(found.classifier.state_dict()), dict(expected), **half_precision)
+    trained = torch.load(weights / "trained", weights_only=True)
+    torch.testing.assert_close(dict(found.network.state_dict()), dict(trained), **half_precision)
+    assert not found.network.training
+    kept = [set(load_file(weights / "animals" / file)) for file in (CLASSIFIER, NETWORK)]
+    assert kept[0] == {"score.weight", "score.bias"}
+    assert all(name.startswith("head.") for name in kept[1])
+
+
+def test_files_that_do_not_fit_are_named(weights: Path) -> None:
+    (weights / "animals" / NETWORK).write_bytes(b"no tensors")
+    with pytest.raises(WorkbookError, match=r"segmentation\.safetensors: missing or damaged"):
+        load_shipped(folder=weights)
+    shipped._write(weights / "animals" / NETWORK, {"head.fc7.weight": torch.zeros(1)})
+    with pytest.raises(WorkbookError, match=r"segmentation\.safetensors: head\.fc7\.weight is of another network"):
+        load_shipped(folder=weights)
+    with pytest.raises(WorkbookError, match=r"birds/card\.json: missing or damaged"):
+        load_shipped("birds", weights)
+
+
+@pytest.fixture
+def networks(weights: Path) -> Shipped:
+    return load_shipped(folder=weights)
+
+
+def test_a_story_has_two_maps_a_class_and_a_mask_of_each_kind(networks: Shipped) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
+    story = tell("noise", image, networks)
+    assert len(story.classes) == 3  # with a threshold of 0
+    assert [c.probability for c in story.classes] == sorted((c.probability for c in story.classes), reverse=True)
+    for picture in (*story.masks.values(), *(m for c in story.classes for m in (c.before, c.after))):
+        assert picture.shape == image.shape
+        assert picture.dtype == np.uint8
+    assert 0 <= sum(story.shares.values()) <= 1
+
+
+def test_shares_are_those_of_all_pixels() -> None:
+    mask = np.array([[0, 2, 2, 1], [0, 2, 0, 0]], np.uint8)
+    assert class_shares(mask, CLASSES) == {"dog": 3 / 8, "cat": 1 / 8}
+    assert list(class_shares(mask, CLASSES)) == ["dog", "cat"]
+
+
+def test_the_page_needs_nothing_else(networks: Shipped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (30, 20, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "mine.png")
+    monkeypatch.setattr("wsseg_core.workbook.demo.free_photographs", lambda: {"free": noise})
+    page = write_demo([tmp_path / "mine.png"], tmp_path / "out", networks).read_text()
+    assert "<h2>free</h2>" in page
+    assert "<h2>mine.png</h2>" in page
+    assert page.count("data:image/jpeg;base64,") >= 6
+    assert "http" not in page
+    with pytest.raises(WorkbookError, match=r"none\.png"):
+        write_demo([tmp_path / "none.png"], tmp_path / "out", networks)

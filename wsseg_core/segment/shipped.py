@@ -1,0 +1,121 @@
+"""Networks that are shipped with the workbook: what was learnt above a trunk whose weights a package brings.
+
+`weights/<profile>/` holds a file of safetensors for the classifier and one for the segmentation network, each with the
+tensors in which the trained network differs from its start, in half precision, and `card.json`: classes, training,
+scores, licence. Nothing in it was learnt from a pixel mask.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from wsseg_core.base.config import Profile, load_profile
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.files import write_atomically, write_json
+from wsseg_core.classify.classifier import load_classifier, new_classifier
+from wsseg_core.data.run import Run
+from wsseg_core.nets.folding import fold_batch_norm
+from wsseg_core.nets.segmentation import SegmentationNet
+from wsseg_core.saliency.gradients import prepare
+from wsseg_core.segment.retraining import load_segmentation, segmentation_net
+
+WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
+CLASSIFIER, NETWORK, CARD = "classifier.safetensors", "segmentation.safetensors", "card.json"
+
+
+class Shipped(NamedTuple):
+    """Networks that are ready for images of any origin.
+
+    Attributes:
+        classifier: as `saliency.gradients.prepare` returns it.
+        network: in evaluation mode.
+        classes: names of the C classes that both can see.
+        profile: with which they were trained.
+        card: what is to be said of them.
+    """
+
+    classifier: nn.Module
+    network: SegmentationNet
+    classes: tuple[str, ...]
+    profile: Profile
+    card: Mapping[str, Any]
+
+
+def load_shipped(name: str = "animals", folder: Path = WEIGHTS) -> Shipped:
+    """The networks in `weights/<name>`.
+
+    Raises:
+        WorkbookError: a file is missing or damaged, or belongs to other settings than the profile has today.
+    """
+    files = {file: folder / name / file for file in (CLASSIFIER, NETWORK, CARD)}
+    card = _read_card(files[CARD])
+    profile, classes = load_profile(card["profile"]), tuple(card["classes"])
+    classifier = new_classifier(profile.classifier, len(classes), seed=0)
+    _add(classifier, files[CLASSIFIER])
+    network = segmentation_net(profile.segmentation, len(classes), classifier)
+    _add(network, files[NETWORK])
+    prepared = prepare(fold_batch_norm(classifier.eval()), profile.saliency.precision)
+    return Shipped(prepared, network.eval(), classes, profile, card)
+
+
+def ship(run: Run, network: str, made_by: str, facts: Mapping[str, Any], folder: Path = WEIGHTS) -> Path:
+    """Write the trained classifier and a trained network of a run into `weights/<profile>`.
+
+    Args:
+        run: finished as far as the network.
+        network: its name, as of `load_segmentation`.
+        made_by: the notebook that trained it.
+        facts: what the card says beside profile, classes and steps: data, scores, licence.
+        folder: that of all weights.
+
+    Raises:
+        WorkbookError: the networks are not trained yet, or under other settings.
+    """
+    profile = run.profile
+    place, classifier = folder / profile.name, load_classifier(run)
+    learnt = load_segmentation(run, network, made_by)
+    start = new_classifier(profile.classifier, run.devkit.num_classes, run.seed)
+    _write(place / CLASSIFIER, _difference(classifier, start))
+    _write(place / NETWORK, _difference(learnt, segmentation_net(profile.segmentation, learnt.num_classes, classifier)))
+    steps = {"classifier": profile.classifier.head_steps + profile.classifier.steps}
+    steps["segmentation"] = profile.segmentation.steps
+    card = {"profile": profile.name, "classes": list(run.devkit.classes), "network": network, "seed": run.seed}
+    write_json(place / CARD, card | {"steps": steps, **facts})
+    return place
+
+
+def _difference(model: nn.Module, start: nn.Module) -> dict[str, Tensor]:
+    """The tensors in which a network differs from another of its kind."""
+    before = start.state_dict()
+    return {name: value for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    small = {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
+    write_atomically(path, save({name: value.contiguous() for name, value in small.items()}))
+
+
+def _add(model: nn.Module, path: Path) -> None:
+    """Give a network what `_write` kept of it, in place."""
+    state = model.state_dict()
+    try:
+        stored = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WorkbookError(f"{path}: missing or damaged ({error}); take it from version control again") from None
+    for name, value in stored.items():
+        if name not in state or state[name].shape != value.shape:
+            raise WorkbookError(f"{path}: {name} is of another network than the profile describes; ship it anew")
+    model.load_state_dict(state | {name: value.to(state[name].dtype) for name, value in stored.items()})
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WorkbookError(f"{path}: missing or damaged ({error}); take it from version control again") from None
