@@ -182,6 +182,8 @@ def _headlines(figures: Mapping[str, Any]) -> list[dict[str, str]]:
         digits = 3 if name in FRACTIONS else 1
         numbers = {key: f"{value[key]:.{digits}f}" for key in ("value", "low", "high")}
         details = {key: str(value.get(key) or figures.get(key, "")) for key in ("split", "protocol")}
+        if name in FRACTIONS:  # the protocol says which classes are drawn
+            details["protocol"] = ""
         rows.append({"label": FRACTIONS.get(name) or row_label(name)} | numbers | details)
     return rows
 
