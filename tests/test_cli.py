@@ -119,9 +119,13 @@ def test_train_hands_on_the_devices(wsseg: Any, calls: Any) -> None:
 
 
 def test_segment_names_the_classes_found(wsseg: Any, calls: Any) -> None:
-    calls(own_images, "segment_files", {Path("a.jpg"): ["cat", "dog"], Path("b.jpg"): []})
-    _, out, _ = wsseg("segment", "a.jpg", "b.jpg", "--weights", "w", "--out", "o")
-    assert out.splitlines() == ["a.jpg: cat, dog", "b.jpg: background only"]
+    calls(own_images, "segment_files", {Path("a.jpg"): {"cat": 0.25, "dog": 0.011}, Path("b.jpg"): {}})
+    calls(own_images, "checkpoint_segmenter", own_images.Segmenter(["cat", "dog"], lambda image: image))
+    _, out, err = wsseg("segment", "a.jpg", "b.jpg", "--weights", "w", "--out", "o")
+    assert out.splitlines() == ["a.jpg: cat 25 %, dog 1 %", "b.jpg: background only"]
+    assert "classes that can be seen: cat, dog" in err
+    _, out, _ = wsseg("segment", "a.jpg", "--weights", "w", "--out", "o", "--json")
+    assert json.loads(out.splitlines()[0]) == {"file": "a.jpg", "classes": {"cat": 0.25, "dog": 0.011}}
 
 
 def test_figures_as_one_json_object_with_times(wsseg: Any, tmp_path: Path) -> None:

@@ -24,6 +24,10 @@ def profile(monkeypatch: pytest.MonkeyPatch) -> Profile:
     return replace(smoke, classifier=replace(smoke.classifier, threshold=0.0))
 
 
+def segmenter(profile: Profile) -> own_images.Segmenter:
+    return own_images.checkpoint_segmenter(Path("w.ckpt"), profile)
+
+
 @pytest.mark.parametrize(("mode", "size"), [("RGB", (50, 30)), ("L", (17, 40)), ("RGBA", (32, 32)), ("RGB", (1, 1))])
 def test_mask_and_overlay_of_any_image(tmp_path: Path, profile: Profile, mode: str, size: tuple[int, int]) -> None:
     channels = len(mode)
@@ -31,19 +35,19 @@ def test_mask_and_overlay_of_any_image(tmp_path: Path, profile: Profile, mode: s
     noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     path = tmp_path / "my.photo.png"
     Image.fromarray(noise, mode).save(path)
-    drawn = own_images.segment_files([path], Path("w.ckpt"), tmp_path / "out", profile)
+    drawn = own_images.segment_files([path], segmenter(profile), tmp_path / "out")
     with Image.open(tmp_path / "out/my.photo.png") as mask, Image.open(tmp_path / "out/my.photo_overlay.jpg") as shown:
         assert (mask.mode, mask.size) == ("P", size)
         assert (shown.mode, shown.size) == ("RGB", size)
         values = set(np.unique(np.asarray(mask))) - {0}
-    assert drawn == {path: [CLASSES[value - 1] for value in sorted(values)]}
+    assert set(drawn[path]) == {CLASSES[value - 1] for value in values}
 
 
 def test_a_photograph_is_segmented_as_a_person_sees_it(tmp_path: Path, profile: Profile) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (50, 30)).save(tmp_path / "phone.jpg", exif=exif)
-    own_images.segment_files([tmp_path / "phone.jpg"], Path("w.ckpt"), tmp_path, profile)
+    own_images.segment_files([tmp_path / "phone.jpg"], segmenter(profile), tmp_path)
     with Image.open(tmp_path / "phone.png") as mask, Image.open(tmp_path / "phone_overlay.jpg") as shown:
         assert mask.size == shown.size == (30, 50)
 
@@ -57,9 +61,9 @@ def test_a_large_image_is_worked_on_in_a_small_copy(tmp_path: Path, profile: Pro
 
     monkeypatch.setattr(own_images, "segment_image", segment)
     Image.new("RGB", (20_000, 30)).save(tmp_path / "wide.png")
-    drawn = own_images.segment_files([tmp_path / "wide.png"], Path("w.ckpt"), tmp_path / "out", profile)
+    drawn = own_images.segment_files([tmp_path / "wide.png"], segmenter(profile), tmp_path / "out")
     assert sizes == [(3, 2000, 3)]
-    assert drawn == {tmp_path / "wide.png": CLASSES}
+    assert drawn == {tmp_path / "wide.png": {"cat": 0.5, "dog": 0.5}}
     with Image.open(tmp_path / "out/wide.png") as mask:
         assert mask.size == (20_000, 30)
         assert (np.asarray(mask)[:, :20] == np.repeat([1, 2], 10)).all()
@@ -81,21 +85,21 @@ def test_a_large_image_is_worked_on_in_a_small_copy(tmp_path: Path, profile: Pro
 def test_weights_of_another_profile_are_refused(tmp_path: Path, profile: Profile, changes: dict, message: str) -> None:
     other = replace(profile, **{table: replace(getattr(profile, table), **values) for table, values in changes.items()})
     with pytest.raises(WorkbookError, match=message):
-        own_images.segment_files([tmp_path / "a.jpg"], Path("w.ckpt"), tmp_path, other)
+        own_images.segment_files([tmp_path / "a.jpg"], segmenter(other), tmp_path)
 
 
 @pytest.mark.parametrize(("name", "message"), [("", "is a folder; name the images"), ("no.jpg", "no such file")])
 def test_what_is_no_image_is_told_in_one_line(tmp_path: Path, profile: Profile, name: str, message: str) -> None:
     with pytest.raises(WorkbookError, match=message):
-        own_images.segment_files([tmp_path / name], Path("w.ckpt"), tmp_path / "out", profile)
+        own_images.segment_files([tmp_path / name], segmenter(profile), tmp_path / "out")
 
 
 def test_two_images_of_one_name_are_refused(tmp_path: Path, profile: Profile) -> None:
     paths = [tmp_path / "a/cat.jpg", tmp_path / "b/cat.jpg"]
     with pytest.raises(WorkbookError, match=r"b/cat\.jpg: .*a/cat\.jpg would write the same"):
-        own_images.segment_files(paths, Path("w.ckpt"), tmp_path, profile)
+        own_images.segment_files(paths, segmenter(profile), tmp_path)
 
 
 def test_mask_never_overwrites_its_image(tmp_path: Path, profile: Profile) -> None:
     with pytest.raises(WorkbookError, match="would overwrite it; choose another folder"):
-        own_images.segment_files([tmp_path / "cat.png"], Path("w.ckpt"), tmp_path, profile)
+        own_images.segment_files([tmp_path / "cat.png"], segmenter(profile), tmp_path)

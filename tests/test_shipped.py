@@ -21,7 +21,8 @@ from wsseg_core.saliency.gradients import prepare
 from wsseg_core.segment import shipped
 from wsseg_core.segment.retraining import segmentation_net
 from wsseg_core.segment.shipped import CARD, CLASSIFIER, NETWORK, Shipped, load_shipped
-from wsseg_core.workbook.demo import class_shares, tell, write_demo
+from wsseg_core.workbook.demo import tell, write_demo
+from wsseg_core.workbook.own_images import class_shares, segment_files, shipped_segmenter
 
 CLASSES = ("cat", "dog", "sheep")
 SMOKE = load_profile("smoke")
@@ -111,3 +112,11 @@ def test_the_page_needs_nothing_else(networks: Shipped, tmp_path: Path, monkeypa
     assert "http" not in page
     with pytest.raises(WorkbookError, match=r"none\.png"):
         write_demo([tmp_path / "none.png"], tmp_path / "out", networks)
+
+
+def test_files_are_segmented_by_the_network_that_is_shipped(networks: Shipped, tmp_path: Path) -> None:
+    noise = np.random.default_rng(2).integers(0, 256, (30, 20, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    (shares,) = segment_files([tmp_path / "a.png"], shipped_segmenter(networks), tmp_path / "out").values()
+    with Image.open(tmp_path / "out/a.png") as mask:
+        assert shares == class_shares(np.asarray(mask), CLASSES)

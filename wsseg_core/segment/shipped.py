@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -23,6 +24,7 @@ from wsseg_core.data.run import Run
 from wsseg_core.nets.folding import fold_batch_norm
 from wsseg_core.nets.segmentation import SegmentationNet
 from wsseg_core.saliency.gradients import prepare
+from wsseg_core.segment.predictions import SegmentationImageMaps, grid_log_probabilities, inference_sizes
 from wsseg_core.segment.retraining import load_segmentation, segmentation_net
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
@@ -45,6 +47,12 @@ class Shipped(NamedTuple):
     classes: tuple[str, ...]
     profile: Profile
     card: Mapping[str, Any]
+
+    def predictions(self, image: np.ndarray) -> SegmentationImageMaps:
+        """What the network says of an image, uint8 (H, W, 3), any size."""
+        sizes = inference_sizes(self.profile.segmentation)
+        log_probabilities = grid_log_probabilities(self.network, image, sizes)
+        return SegmentationImageMaps(image, log_probabilities, np.ones(len(self.classes), bool))
 
 
 def load_shipped(name: str = "animals", folder: Path = WEIGHTS) -> Shipped:

@@ -188,19 +188,30 @@ def train(
 @app.command()
 def segment(
     images: Annotated[list[Path], typer.Argument(help="Image files of any size.")],
-    weights: Annotated[Path, typer.Option(help="Checkpoint of a classifier trained with the same profile.")],
     out: Annotated[Path, typer.Option(help="Folder of the masks; made if missing.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="Checkpoint of a classifier trained with PROFILE; left out, what is shipped.")
+    ] = None,
     profile: ProfileOption = "toy",
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line: file, classes, shares.")] = False,
 ) -> None:
     """Segment images of your own: for each a palette PNG of class indices, and an overlay to look at.
 
-    wsseg segment cat.jpg dog.png --weights results/toy/artifacts/classifier/all.ckpt --out masks
+    wsseg segment cat.jpg dog.png --out masks
+
+    wsseg segment scene.png --out masks --weights results/toy/artifacts/classifier/all.ckpt
     """
     from wsseg_core.base.config import load_profile
-    from wsseg_core.workbook.own_images import segment_files
+    from wsseg_core.segment.shipped import load_shipped
+    from wsseg_core.workbook.own_images import checkpoint_segmenter, segment_files, shipped_segmenter
 
-    for path, classes in segment_files(images, weights, out, load_profile(profile)).items():
-        typer.echo(f"{path}: {', '.join(classes) or 'background only'}")
+    segmenter = checkpoint_segmenter(weights, load_profile(profile)) if weights else shipped_segmenter(load_shipped())
+    typer.echo(f"classes that can be seen: {', '.join(segmenter.classes)}", err=True)
+    for path, shares in segment_files(images, segmenter, out).items():
+        words = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
+        typer.echo(
+            json.dumps({"file": str(path), "classes": shares}) if as_json else f"{path}: {words or 'background only'}"
+        )
 
 
 @app.command()

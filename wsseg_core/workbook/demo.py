@@ -18,9 +18,8 @@ from tqdm import tqdm
 from wsseg_core.base.files import write_atomically
 from wsseg_core.data.images import read_image
 from wsseg_core.saliency.dcsm import dcsm_setting, live_maps, live_score_map
-from wsseg_core.segment.predictions import SegmentationImageMaps, grid_log_probabilities, inference_sizes
-from wsseg_core.segment.predictions import segmentation_setting as network_setting
 from wsseg_core.segment.shipped import Shipped
+from wsseg_core.workbook.own_images import class_shares, shipped_segmenter
 from wsseg_core.workbook.plots import heat_overlay, overlay
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -86,20 +85,12 @@ def tell(title: str, image: np.ndarray, shipped: Shipped) -> Story:
         ClassStory(shipped.classes[c], float(maps.probabilities[c]), *(heat_overlay(image, heat) for heat in pair))
         for c, *pair in zip(maps.classes, before, after, strict=True)
     ]
-    log_probabilities = grid_log_probabilities(shipped.network, image, inference_sizes(profile.segmentation))
-    said = SegmentationImageMaps(image, log_probabilities, np.ones(len(shipped.classes), bool))
     masks = {
         "saliency maps and CRF": maps.mask(dcsm_setting(profile, crf=True)),
-        "network and CRF": said.mask(network_setting(profile, "network", crf=True)),
+        "network and CRF": shipped_segmenter(shipped).mask(image),
     }
     shares = class_shares(masks["network and CRF"], shipped.classes)
     return Story(title, image, classes, {name: overlay(image, mask) for name, mask in masks.items()}, shares)
-
-
-def class_shares(mask: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
-    """Share of the pixels of a mask, uint8 (H, W), that each drawn class has; largest first."""
-    counts = np.bincount(mask.ravel(), minlength=len(classes) + 1)[1 : len(classes) + 1]
-    return {classes[c]: float(counts[c] / mask.size) for c in np.argsort(-counts, kind="stable") if counts[c]}
 
 
 def write_demo(files: Sequence[Path], out: Path, shipped: Shipped) -> Path:

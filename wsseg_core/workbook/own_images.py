@@ -1,9 +1,10 @@
-"""Masks for images of one's own, from a trained classifier."""
+"""Masks for images of one's own, from what is shipped or from a classifier of one's own."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -19,43 +20,80 @@ from wsseg_core.data.images import read_image, write_palette_png
 from wsseg_core.nets.folding import fold_batch_norm
 from wsseg_core.saliency.dcsm import segment_image
 from wsseg_core.saliency.gradients import prepare
+from wsseg_core.segment.predictions import segmentation_setting
+from wsseg_core.segment.shipped import Shipped
 from wsseg_core.workbook.plots import overlay
 
 LARGEST_SIDE = 2_000  # pixels
 
 
-def segment_files(images: Sequence[Path], weights: Path, out: Path, profile: Profile) -> dict[Path, list[str]]:
-    """Segment image files; for `cat.jpg` writes the mask `cat.png` and, to look at, `cat_overlay.jpg`.
+class Segmenter(NamedTuple):
+    """What draws masks of images of any origin.
 
-    Both are turned as a person sees the image. The CRF of an image with a side above 2,000 pixels runs on a smaller
-    copy, and the mask is enlarged: memory and time grow with the pixels, and the maps have no more detail.
+    Attributes:
+        classes: names of the C classes that it can see.
+        mask: of an image, uint8 (H, W, 3), the mask, uint8 (H, W): 0, or 1 + index of a class.
+    """
+
+    classes: Sequence[str]
+    mask: Callable[[np.ndarray], np.ndarray]
+
+
+def checkpoint_segmenter(weights: Path, profile: Profile) -> Segmenter:
+    """DCSM with CRF, from the checkpoint of a classifier.
 
     Args:
-        images: of any size and kind that `data.images.read_image` reads.
-        weights: checkpoint of a classifier.
-        out: folder of the masks.
+        weights: the checkpoint.
         profile: the one that the classifier was trained with, whose sizes and thresholds fit it.
 
-    Returns:
-        Names of the classes drawn in each image.
-
     Raises:
-        WorkbookError: an image or the weights cannot be read, the weights were trained with another profile, the
-            folder cannot be written, or two images would write the same mask.
+        WorkbookError: the weights cannot be read, or were trained with another profile.
     """
-    _check_names(images, out)
     classifier, classes = classifier_from_checkpoint(weights)
     _check_profile(weights, profile)
     model = prepare(fold_batch_norm(classifier), profile.saliency.precision)
+    return Segmenter(classes, lambda image: segment_image(model, image, profile, profile.classifier.threshold))
+
+
+def shipped_segmenter(shipped: Shipped) -> Segmenter:
+    """The segmentation network that is shipped, with CRF."""
+    setting = segmentation_setting(shipped.profile, "network", crf=True)
+    return Segmenter(shipped.classes, lambda image: shipped.predictions(image).mask(setting))
+
+
+def segment_files(images: Sequence[Path], segmenter: Segmenter, out: Path) -> dict[Path, dict[str, float]]:
+    """Segment image files; for `cat.jpg` writes the mask `cat.png` and, to look at, `cat_overlay.jpg`.
+
+    Both are turned as a person sees the image. An image with a side above 2,000 pixels is worked on in a smaller copy,
+    and the mask is enlarged: memory and time grow with the pixels, and the maps have no more detail.
+
+    Args:
+        images: of any size and kind that `data.images.read_image` reads.
+        segmenter: draws the masks.
+        out: folder of the masks.
+
+    Returns:
+        Of each image the share of the pixels of each class drawn, see `class_shares`.
+
+    Raises:
+        WorkbookError: an image cannot be read, the folder cannot be written, or two images would write the same mask.
+    """
+    _check_names(images, out)
     drawn = {}
     for path in tqdm(images, desc="segmenting"):
         image = read_image(path)
-        mask = segment_image(model, _at_most(image, LARGEST_SIDE), profile, profile.classifier.threshold)
+        mask = segmenter.mask(_at_most(image, LARGEST_SIDE))
         mask = cv2.resize(mask, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
         write_palette_png(out / f"{path.stem}.png", mask)
         write_atomically(out / f"{path.stem}_overlay.jpg", _jpeg(overlay(image, mask)))
-        drawn[path] = [classes[value - 1] for value in np.unique(mask) if value > 0]
+        drawn[path] = class_shares(mask, segmenter.classes)
     return drawn
+
+
+def class_shares(mask: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
+    """Share of the pixels of a mask, uint8 (H, W), that each drawn class has, in (0, 1]; largest first."""
+    counts = np.bincount(mask.ravel(), minlength=len(classes) + 1)[1 : len(classes) + 1]
+    return {classes[c]: float(counts[c] / mask.size) for c in np.argsort(-counts, kind="stable") if counts[c]}
 
 
 def _check_profile(weights: Path, profile: Profile) -> None:
