@@ -76,6 +76,14 @@ def test_left_is_the_best_of_several(left, right, expected):
     assert outcome(Relation.BEST_OF, left, *right) is expected
 
 
+@pytest.mark.parametrize("relation", Relation)
+@pytest.mark.parametrize(("left", "right"), [("uncounted", "bad"), ("good", "uncounted")])
+def test_scores_without_any_mask_decide_nothing(relation, left, right):
+    uncounted = Scores("uncounted", GOOD.image_ids, np.zeros_like(GOOD.confusions), DETAILS)
+    verdict = judge(Claim("id", "text", "source", left, (right,), relation), SCORES | {"uncounted": uncounted})
+    assert (verdict.outcome, verdict.missing) == (Outcome.NOT_MEASURED, ("uncounted",))
+
+
 @pytest.mark.parametrize(
     ("relation", "left", "right", "rival"),
     [

@@ -361,7 +361,7 @@ def available_profiles() -> list[str]:
 
 def profile_path(name: str) -> Path:
     """The absolute path of a profile, by its name or by the path of a TOML file, relative to the current folder."""
-    return Path(name).absolute() if name.endswith(".toml") else PROFILE_FOLDER / f"{name}.toml"
+    return Path(name).resolve() if name.endswith(".toml") else PROFILE_FOLDER / f"{name}.toml"
 
 
 def load_profile(name: str) -> Profile:

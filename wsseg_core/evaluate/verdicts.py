@@ -55,7 +55,8 @@ def judge(claim: Claim, scores: Mapping[str, Scores], *, samples: int = 1000, se
         WorkbookError: scores that were not measured on the same images.
     """
     rivals = _rivals(claim, scores)
-    missing = tuple(name for name in (claim.left, *rivals) if name not in scores)
+    measured = {name for name, row in scores.items() if row.confusions.any()}  # without masks nothing was counted
+    missing = tuple(name for name in (claim.left, *rivals) if name not in measured)
     if missing:
         return Verdict(claim, Outcome.NOT_MEASURED, missing=missing)
     left = scores[claim.left]
