@@ -44,7 +44,7 @@ class VocDevkit:
     """Images, image-level labels and splits of a devkit. It has no way to a mask: that is in `masks`.
 
     A devkit may be opened with some of its classes only. The others are then background wherever they are read:
-    `labels` and the masks of `masks.VocMasks` know the chosen ones alone, in the order in which they were asked for.
+    `labels` and the masks of `masks` know the chosen ones alone, in the order in which they were asked for.
 
     Attributes:
         root: folder of the devkit.
