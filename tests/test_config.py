@@ -55,7 +55,7 @@ def numbers() -> list:
 
 def text_of(entry, number: float) -> str:
     listed = typing.get_origin(entry.type) is tuple
-    count = len(entry.default) if listed else 1
+    count = max(1, len(entry.default)) if listed else 1
     value = int(number) if int in (entry.type, *typing.get_args(entry.type)) else float(number)
     return f"[{', '.join([str(value)] * count)}]" if listed else str(value)
 
