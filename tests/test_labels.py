@@ -22,7 +22,7 @@ from wsseg_core.refine.dynamic_stage import dynamic_settings
         ("psa_crf_seed", "PSA seeds, CRF"),
         ("static_no_bias_seed", "static seeds, no biases"),
         ("dcsm_crf", "DCSM, CRF"),
-        ("simonyan-alpha8", "input gradient (Simonyan et al.), α = 8"),
+        ("simonyan-alpha8", "input gradient, α = 8"),
         ("block4", "block 4"),
         ("blocks3-5", "blocks 3 to 5"),
         ("sizes80-100-120", "input of 80, 100, 120 %"),

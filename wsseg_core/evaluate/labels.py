@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 COLUMNS = ("row", "label", "name", "left", "right", "against", "rival", "method")  # of tables, that hold names of rows
 
 NAMES = {
-    "simonyan": "input gradient (Simonyan et al.)",
+    "simonyan": "input gradient",
     "simonyan_grabcut": "input gradient, GrabCut",
     "dcsm": "DCSM",
     "dcsm_crf_tuned": "DCSM, CRF tuned on train masks",

@@ -132,7 +132,7 @@ def _grid(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Figure,
 
 def _words(name: str) -> str:
     """What a row is called, in short lines."""
-    return "\n".join(textwrap.fill(line, 24) for line in row_label(name).split("\n"))
+    return "\n".join(textwrap.fill(line, 24, break_on_hyphens=False) for line in row_label(name).split("\n"))
 
 
 def _draw(axes: Axes, picture: np.ndarray) -> None:
@@ -171,7 +171,7 @@ def interval_bars(axes: Axes, frame: pd.DataFrame, x: str, colours: Sequence[tup
     whiskers = (frame["ours"] - frame["low"], frame["high"] - frame["ours"])
     axes.bar(places, frame["ours"], 0.7, yerr=whiskers, capsize=3, color=colours or None, ecolor="#4a5568")
     names = [_words(str(name)) for name in labelled(frame)[x]]
-    axes.set_xticks(places, names, rotation=30, ha="right")
+    axes.set_xticks(places, names, rotation=40, ha="right")
     axes.axhline(0, color="#4a5568", lw=0.8)
     axes.grid(False, axis="x")
 
