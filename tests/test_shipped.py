@@ -17,6 +17,7 @@ from wsseg_core.base.config import Profile, load_profile
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.classify.classifier import new_classifier
 from wsseg_core.nets.folding import fold_batch_norm
+from wsseg_core.saliency.dcsm import segment_image
 from wsseg_core.saliency.gradients import prepare
 from wsseg_core.segment import shipped
 from wsseg_core.segment.retraining import segmentation_net
@@ -25,6 +26,15 @@ from wsseg_core.workbook.demo import tell, write_demo
 from wsseg_core.workbook.own_images import class_shares, segment_files, shipped_segmenter
 
 CLASSES = ("cat", "dog", "sheep")
+FACTS = {
+    "profile": "any",
+    "classes": CLASSES,
+    "seed": 0,
+    "steps": {"classifier": 1},
+    "training_images": 6,
+    "validation_images": 3,
+    "scores": {"classifier_map": {"value": 0.9, "low": 0.8, "high": 1.0}},
+}
 SMOKE = load_profile("smoke")
 PROFILE: Profile = replace(SMOKE, classifier=replace(NARROW, threshold=0.0))
 
@@ -48,7 +58,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "animals"
     shipped._write(folder / CLASSIFIER, shipped._difference(classifier, start))
     shipped._write(folder / NETWORK, shipped._difference(trained, start_of_network))
-    (folder / CARD).write_text(json.dumps({"profile": "any", "classes": CLASSES}))
+    (folder / CARD).write_text(json.dumps(FACTS | {"network": "psa"}))
     torch.save(trained.state_dict(), tmp_path / "trained")
     return tmp_path
 
@@ -120,3 +130,13 @@ def test_files_are_segmented_by_the_network_that_is_shipped(networks: Shipped, t
     (shares,) = segment_files([tmp_path / "a.png"], shipped_segmenter(networks), tmp_path / "out").values()
     with Image.open(tmp_path / "out/a.png") as mask:
         assert shares == class_shares(np.asarray(mask), CLASSES)
+
+
+def test_without_a_network_the_saliency_maps_draw(weights: Path) -> None:
+    card = weights / "animals" / CARD
+    card.write_text(json.dumps(FACTS | {"network": ""}))
+    (weights / "animals" / NETWORK).unlink()
+    networks, image = load_shipped(folder=weights), np.zeros((20, 30, 3), np.uint8)
+    assert networks.network is None
+    assert list(tell("black", image, networks).masks) == ["saliency maps and CRF"]
+    np.testing.assert_array_equal(networks.mask(image), segment_image(networks.classifier, image, PROFILE, 0.0))

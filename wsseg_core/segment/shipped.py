@@ -1,8 +1,8 @@
 """Networks that are shipped with the workbook: what was learnt above a trunk whose weights a package brings.
 
-`weights/<profile>/` holds a file of safetensors for the classifier and one for the segmentation network, each with the
-tensors in which the trained network differs from its start, in half precision, and `card.json`: classes, training,
-scores, licence. Nothing in it was learnt from a pixel mask.
+`weights/<profile>/` holds a file of safetensors for the classifier and, where there is one, for a segmentation network,
+each with the tensors in which the trained network differs from its start, in half precision, and `card.json`: classes,
+training, scores, licence. Nothing in it was learnt from a pixel mask.
 """
 
 import json
@@ -23,8 +23,14 @@ from wsseg_core.classify.classifier import load_classifier, new_classifier
 from wsseg_core.data.run import Run
 from wsseg_core.nets.folding import fold_batch_norm
 from wsseg_core.nets.segmentation import SegmentationNet
+from wsseg_core.saliency.dcsm import segment_image
 from wsseg_core.saliency.gradients import prepare
-from wsseg_core.segment.predictions import SegmentationImageMaps, grid_log_probabilities, inference_sizes
+from wsseg_core.segment.predictions import (
+    SegmentationImageMaps,
+    grid_log_probabilities,
+    inference_sizes,
+    segmentation_setting,
+)
 from wsseg_core.segment.retraining import load_segmentation, segmentation_net
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
@@ -36,23 +42,30 @@ class Shipped(NamedTuple):
 
     Attributes:
         classifier: as `saliency.gradients.prepare` returns it.
-        network: in evaluation mode.
+        network: in evaluation mode; None where only the classifier is shipped.
         classes: names of the C classes that both can see.
         profile: with which they were trained.
         card: what is to be said of them.
     """
 
     classifier: nn.Module
-    network: SegmentationNet
+    network: SegmentationNet | None
     classes: tuple[str, ...]
     profile: Profile
     card: Mapping[str, Any]
 
-    def predictions(self, image: np.ndarray) -> SegmentationImageMaps:
-        """What the network says of an image, uint8 (H, W, 3), any size."""
-        sizes = inference_sizes(self.profile.segmentation)
-        log_probabilities = grid_log_probabilities(self.network, image, sizes)
-        return SegmentationImageMaps(image, log_probabilities, np.ones(len(self.classes), bool))
+    def mask(self, image: np.ndarray) -> np.ndarray:
+        """Segment an image, uint8 (H, W, 3), with the best that is shipped, and a CRF.
+
+        Returns:
+            uint8 (H, W), 0 for background, else 1 + class index.
+        """
+        profile = self.profile
+        if self.network is None:
+            return segment_image(self.classifier, image, profile, profile.classifier.threshold)
+        log_probabilities = grid_log_probabilities(self.network, image, inference_sizes(profile.segmentation))
+        maps = SegmentationImageMaps(image, log_probabilities, np.ones(len(self.classes), bool))
+        return maps.mask(segmentation_setting(profile, "network", crf=True))
 
 
 def load_shipped(name: str = "animals", folder: Path = WEIGHTS) -> Shipped:
@@ -66,33 +79,37 @@ def load_shipped(name: str = "animals", folder: Path = WEIGHTS) -> Shipped:
     profile, classes = load_profile(card["profile"]), tuple(card["classes"])
     classifier = new_classifier(profile.classifier, len(classes), seed=0)
     _add(classifier, files[CLASSIFIER])
-    network = segmentation_net(profile.segmentation, len(classes), classifier)
-    _add(network, files[NETWORK])
+    network = None
+    if card["network"]:
+        network = segmentation_net(profile.segmentation, len(classes), classifier).eval()
+        _add(network, files[NETWORK])
     prepared = prepare(fold_batch_norm(classifier.eval()), profile.saliency.precision)
-    return Shipped(prepared, network.eval(), classes, profile, card)
+    return Shipped(prepared, network, classes, profile, card)
 
 
 def ship(run: Run, network: str, made_by: str, facts: Mapping[str, Any], folder: Path = WEIGHTS) -> Path:
-    """Write the trained classifier and a trained network of a run into `weights/<profile>`.
+    """Write the trained classifier, and a trained network, of a run into `weights/<profile>`.
 
     Args:
         run: finished as far as the network.
-        network: its name, as of `load_segmentation`.
-        made_by: the notebook that trained it.
+        network: its name, as of `load_segmentation`; empty for the classifier alone.
+        made_by: the notebook that trained the network.
         facts: what the card says beside profile, classes and steps: data, scores, licence.
         folder: that of all weights.
 
     Raises:
         WorkbookError: the networks are not trained yet, or under other settings.
     """
-    profile = run.profile
-    place, classifier = folder / profile.name, load_classifier(run)
-    learnt = load_segmentation(run, network, made_by)
+    profile, classifier = run.profile, load_classifier(run)
+    place = folder / profile.name
     start = new_classifier(profile.classifier, run.devkit.num_classes, run.seed)
     _write(place / CLASSIFIER, _difference(classifier, start))
-    _write(place / NETWORK, _difference(learnt, segmentation_net(profile.segmentation, learnt.num_classes, classifier)))
     steps = {"classifier": profile.classifier.head_steps + profile.classifier.steps}
-    steps["segmentation"] = profile.segmentation.steps
+    if network:
+        learnt = load_segmentation(run, network, made_by)
+        beginning = segmentation_net(profile.segmentation, learnt.num_classes, classifier)
+        _write(place / NETWORK, _difference(learnt, beginning))
+        steps["segmentation"] = profile.segmentation.steps
     card = {"profile": profile.name, "classes": list(run.devkit.classes), "network": network, "seed": run.seed}
     write_json(place / CARD, card | {"steps": steps, **facts})
     return place

@@ -230,10 +230,15 @@ def demo(
 
 
 @app.command()
-def ship(profile: ProfileOption = "animals", seed: SeedOption = 0, results: ResultsOption = "results") -> None:
-    """Write the trained classifier, and the network on PSA seeds, into weights/, for `wsseg demo` and `wsseg segment`.
+def ship(
+    profile: ProfileOption = "animals",
+    network: Annotated[str, typer.Option(help="Network of notebook 06 to ship beside the classifier, as psa.")] = "",
+    seed: SeedOption = 0,
+    results: ResultsOption = "results",
+) -> None:
+    """Write trained networks of a run into weights/, for `wsseg demo` and `wsseg segment`.
 
-    wsseg ship --profile animals
+    wsseg ship --profile animals --network psa
     """
     from wsseg_core.affinity.cam import NOTEBOOK
     from wsseg_core.data.run import open_run
@@ -242,8 +247,9 @@ def ship(profile: ProfileOption = "animals", seed: SeedOption = 0, results: Resu
 
     run = open_run(profile, seed, results)
     scores = {name: value for name, value in read_figures(run.folder).items() if isinstance(value, dict)}
-    facts = {"training_images": len(run.train_ids), "scores": {**scores, "images": len(run.val_ids)}}
-    typer.echo(f"{write_weights(run, 'psa', NOTEBOOK, facts)}: written")
+    scores.pop("machine", None)
+    facts = {"training_images": len(run.train_ids), "validation_images": len(run.val_ids), "scores": scores}
+    typer.echo(f"{write_weights(run, network, NOTEBOOK, facts)}: written")
 
 
 @app.command()

@@ -19,7 +19,7 @@ from wsseg_core.base.files import write_atomically
 from wsseg_core.data.images import read_image
 from wsseg_core.saliency.dcsm import dcsm_setting, live_maps, live_score_map
 from wsseg_core.segment.shipped import Shipped
-from wsseg_core.workbook.own_images import class_shares, shipped_segmenter
+from wsseg_core.workbook.own_images import class_shares
 from wsseg_core.workbook.plots import heat_overlay, overlay
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -85,11 +85,11 @@ def tell(title: str, image: np.ndarray, shipped: Shipped) -> Story:
         ClassStory(shipped.classes[c], float(maps.probabilities[c]), *(heat_overlay(image, heat) for heat in pair))
         for c, *pair in zip(maps.classes, before, after, strict=True)
     ]
-    masks = {
-        "saliency maps and CRF": maps.mask(dcsm_setting(profile, crf=True)),
-        "network and CRF": shipped_segmenter(shipped).mask(image),
-    }
-    shares = class_shares(masks["network and CRF"], shipped.classes)
+    masks = {"saliency maps and CRF": maps.mask(dcsm_setting(profile, crf=True))}
+    if shipped.network:
+        masks["network and CRF"] = shipped.mask(image)
+    *_, best = masks.values()
+    shares = class_shares(best, shipped.classes)
     return Story(title, image, classes, {name: overlay(image, mask) for name, mask in masks.items()}, shares)
 
 

@@ -20,7 +20,6 @@ from wsseg_core.data.images import read_image, write_palette_png
 from wsseg_core.nets.folding import fold_batch_norm
 from wsseg_core.saliency.dcsm import segment_image
 from wsseg_core.saliency.gradients import prepare
-from wsseg_core.segment.predictions import segmentation_setting
 from wsseg_core.segment.shipped import Shipped
 from wsseg_core.workbook.plots import overlay
 
@@ -56,9 +55,8 @@ def checkpoint_segmenter(weights: Path, profile: Profile) -> Segmenter:
 
 
 def shipped_segmenter(shipped: Shipped) -> Segmenter:
-    """The segmentation network that is shipped, with CRF."""
-    setting = segmentation_setting(shipped.profile, "network", crf=True)
-    return Segmenter(shipped.classes, lambda image: shipped.predictions(image).mask(setting))
+    """The best that is shipped."""
+    return Segmenter(shipped.classes, shipped.mask)
 
 
 def segment_files(images: Sequence[Path], segmenter: Segmenter, out: Path) -> dict[Path, dict[str, float]]:
