@@ -242,13 +242,14 @@ def _make_folder(folder: Path) -> None:
 def _claim(folder: Path, profile: str) -> None:
     """Note whose results lie in a folder, which is named after the profile's file alone."""
     record = folder / "profile.txt"
-    owner = record.read_text(encoding="utf-8") if record.is_file() else profile
+    if not record.is_file():
+        write_atomically(record, profile.encode())
+    owner = record.read_text(encoding="utf-8")
     if owner != profile:
         raise WorkbookError(
             f"{folder}: holds the results of the profile {owner}, not of {profile}; rename one of the two, choose "
             f"another folder with --results, or delete {record.name} there"
         )
-    write_atomically(record, profile.encode())
 
 
 def _named(only: str, sources: list[Path]) -> Path:
