@@ -67,7 +67,7 @@ class VocDevkit:
         if not (self.root / "JPEGImages").is_dir():
             raise DevkitError(self.root, "no devkit here (it has no JPEGImages folder)", GET_DATA)
         self.all_classes = _read_classes(self.root / "classes.txt")
-        _check_classes(classes, CHOICE)
+        check_classes(classes, CHOICE)
         self.classes = tuple(classes) or self.all_classes
         self._chosen = [self._index(name, CHOICE) for name in self.classes]
 
@@ -236,11 +236,16 @@ def _read_classes(path: Path) -> tuple[str, ...]:
     if not path.exists():
         return VOC_CLASSES
     names = tuple(_read_lines(path))
-    _check_classes(names, path)
+    check_classes(names, path)
     return names
 
 
-def _check_classes(names: Sequence[str], source: Path | str) -> None:
+def check_classes(names: Sequence[str], source: Path | str) -> None:
+    """Refuse a list of classes that masks of 8 bits cannot have.
+
+    Raises:
+        DevkitError: a name twice, a name for background or void, or more than 254 names.
+    """
     for name, count in Counter(names).items():
         if count > 1:
             raise DevkitError(source, f"lists the class {name!r} {count} times", "keep one of them")

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -104,11 +105,44 @@ def data_check(
 
     data = load_profile(profile).data
     root = root or project_root() / data.devkit
-    problems, notes = inspect_devkit(root, classes=data.classes, val_split=data.val_split)
+    raise typer.Exit(_tell_check(root, *inspect_devkit(root, classes=data.classes, val_split=data.val_split)))
+
+
+def _tell_check(root: Path, problems: Sequence[object], notes: Sequence[str]) -> bool:
+    """Print what `inspect_devkit` found; whether anything is wrong."""
     for line in [*problems, *notes]:
         typer.echo(line)
     typer.echo(f"{root}: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
-    raise typer.Exit(bool(problems))
+    return bool(problems)
+
+
+@data_app.command("import")
+def data_import(
+    path: Annotated[Path, typer.Argument(help="Folder or file of the data set.")],
+    out: Annotated[Path, typer.Option(help="Folder of the devkit to write.")],
+    kind: Annotated[str, typer.Option(help="Form of the data set; found out if left out.")] = "",
+    names: Annotated[str, typer.Option(help="Classes, between commas; CycleGAN's A and B.")] = "",
+    val_share: Annotated[float, typer.Option(help="Share of val, where the data set has no splits.")] = 0.2,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the images; they are linked if left out.")] = False,
+) -> None:
+    """Write a devkit of your own data: class folders, a table of labels, CycleGAN, CVAT, labelme or COCO.
+
+    wsseg data import photographs --out data/mine
+
+    wsseg data import horse2zebra --names horse,zebra --out data/horses
+    """
+    from wsseg_core.data.check import inspect_devkit
+    from wsseg_core.data.importing import read_dataset
+    from wsseg_core.data.importing.writer import check_place, planned, write_devkit
+
+    check_place(out)
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    plan = planned(*read_dataset(path, kind, wanted), val_share, seed)
+    for line in plan.lines():
+        typer.echo(line)
+    write_devkit(plan, out, copy)
+    raise typer.Exit(_tell_check(out, *inspect_devkit(out)))
 
 
 @app.command()
