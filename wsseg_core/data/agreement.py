@@ -9,6 +9,7 @@ from wsseg_core.data.voc import VocDevkit
 # VOC itself has labels that its masks do not show: 4 % of 1,346 training images, where SBD's coarse masks stand in.
 USUAL_SHARE = 0.1
 NEEDS_TRAINING_MASKS = "the choice of CRF values (04), the scores of seeds (06 to 08), and the upper bound (07)"
+NO_MASKS = "no masks to score with; training and inference need none"
 MEND = "mend the labels or the masks, or bring classes.txt into the order of the values in the masks"
 
 
@@ -49,7 +50,7 @@ def disagreements(devkit: VocDevkit, images: Sequence[CheckedImage]) -> tuple[li
     if any(labels for labels, _ in both.values()) and all(drawn <= nothing for _, drawn in both.values()):
         return [_no_class_drawn(devkit, both)], []
     unlabelled = {image_id: drawn - nothing - labels for image_id, (labels, drawn) in both.items()}
-    undrawn = {image_id: labels - drawn for image_id, (labels, drawn) in both.items()}
+    undrawn = {image_id: labels - drawn for image_id, (labels, drawn) in both.items() if drawn != {VOID}}
     folder, problems, notes = str(devkit.root / "SegmentationClass"), [], []
     if any(unlabelled.values()):
         problems.append(Problem(folder, f"{_examples(devkit, unlabelled)} show a class that the labels lack", MEND))

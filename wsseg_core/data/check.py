@@ -12,9 +12,9 @@ from typing import TypeVar
 import numpy as np
 
 from wsseg_core.base.parallel import parallel_map
-from wsseg_core.data.agreement import CheckedImage, describe, disagreements
+from wsseg_core.data.agreement import NO_MASKS, CheckedImage, describe, disagreements
 from wsseg_core.data.images import REPLACE_IMAGE, DevkitError, Problem, gathered, opened, orientation
-from wsseg_core.data.masks import VocMasks
+from wsseg_core.data.masks import VocMasks, has_masks
 from wsseg_core.data.voc import VocDevkit
 
 Value = TypeVar("Value")
@@ -53,7 +53,7 @@ def inspect_devkit(
         splits: which splits; all that have a file, and train_aug where it can be derived, when left out.
         workers: processes; all cores when left out.
         classes: those of its classes that a profile chooses; all when left out.
-        val_split: the split that must be there and have masks.
+        val_split: the split that must be there, and have masks if the devkit has any.
 
     Returns:
         The problems of `check_devkit`, and lines that describe the devkit: its classes, its splits, and what of it
@@ -73,7 +73,7 @@ def inspect_devkit(
         wrong = f"{len(both)} of its images are also in train, for instance {min(both)}"
         problems.append(Problem(str(devkit.split_file(val_split)), wrong, "take them out of one of the two"))
     needs_mask = _images_that_need_a_mask(devkit, ids)
-    if ids.get(val_split) and not any(needs_mask[image_id] for image_id in ids[val_split]):
+    if has_masks(devkit) and ids.get(val_split) and not any(needs_mask[image_id] for image_id in ids[val_split]):
         wrong = f"no image of {val_split} has a mask, so nothing can be scored"
         problems.append(Problem(str(devkit.root / "SegmentationClass"), wrong, "draw masks of these images"))
     check = partial(_check_image, devkit)
@@ -82,6 +82,8 @@ def inspect_devkit(
     problems += [problem for image in checked.values() for problem in image.problems]
     disagreeing, usual = disagreements(devkit, list(checked.values()))
     of_splits = {split: [checked[i] for i in dict.fromkeys(members)] for split, members in ids.items() if members}
+    if not has_masks(devkit):
+        usual.append(NO_MASKS)
     return gathered(problems + disagreeing), [*describe(devkit, of_splits, val_split), *usual]
 
 

@@ -80,7 +80,8 @@ class VocMasks:
         """A mask, (H, W) uint8: 0 background, 1..C the devkit's `classes` (or parts), 255 void.
 
         SBD's masks have no void. Parts of objects of other classes are background, too. An image of a training split
-        in which no image has a mask, as training needs none, is void everywhere: nothing is scored there.
+        in which no image has a mask, as training needs none, is void everywhere: nothing is scored there. So is every
+        image of a devkit without any mask.
 
         Raises:
             DevkitError: missing or damaged file, a palette that is not VOC's, a label out of range, or another
@@ -117,13 +118,21 @@ class VocMasks:
         return DevkitError(path, wrong, remedy)
 
 
+def has_masks(devkit: VocDevkit) -> bool:
+    """Whether a devkit has any mask: one of its own, or SBD's."""
+    return devkit.sbd_folder is not None or any((devkit.root / "SegmentationClass").glob("**/*.*"))
+
+
 @lru_cache(maxsize=8)
 def _never_drawn(root: Path) -> frozenset[str]:
-    """Ids of the images of splits without any mask; `val` is there to be scored, and its masks are missed."""
+    """Ids of the images of splits without any mask.
+
+    `val` is there to be scored, so that its masks are missed, but where the whole devkit has none.
+    """
     devkit = VocDevkit(root)
     masks = VocMasks(devkit)
     never: set[str] = set()
-    for split in set(devkit.splits()) - {"val"}:
+    for split in set(devkit.splits()) - ({"val"} if has_masks(devkit) else set()):
         with suppress(DevkitError):
             ids = devkit.ids(split)
             if not any(masks.has(image_id) for image_id in ids):

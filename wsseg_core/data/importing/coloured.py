@@ -127,7 +127,7 @@ def _devkit(
 
 def _splits(path: Path) -> dict[str, str]:
     """Splits by ids; lists of other names, such as CVAT's `default`, tell nothing."""
-    found = {}
+    found: dict[str, str] = {}
     for file in sorted((path / "ImageSets" / "Segmentation").glob("*.txt")):
         if split := split_name(file.stem):
             found |= {line.strip(): split for line in read_text(file).splitlines() if line.strip()}
