@@ -60,12 +60,16 @@ class Shipped(NamedTuple):
         Returns:
             uint8 (H, W), 0 for background, else 1 + class index.
         """
-        profile = self.profile
         if self.network is None:
-            return segment_image(self.classifier, image, profile, profile.classifier.threshold)
-        log_probabilities = grid_log_probabilities(self.network, image, inference_sizes(profile.segmentation))
-        maps = SegmentationImageMaps(image, log_probabilities, np.ones(len(self.classes), bool))
-        return maps.mask(segmentation_setting(profile, "network", crf=True))
+            return segment_image(self.classifier, image, self.profile, self.profile.classifier.threshold)
+        return network_mask(self.network, image, self.profile)
+
+
+def network_mask(network: SegmentationNet, image: np.ndarray, profile: Profile) -> np.ndarray:
+    """What a network draws of an image, uint8 (H, W, 3), with a CRF: uint8 (H, W), 0 or 1 + class index."""
+    log_probabilities = grid_log_probabilities(network, image, inference_sizes(profile.segmentation))
+    maps = SegmentationImageMaps(image, log_probabilities, np.ones(network.num_classes, bool))
+    return maps.mask(segmentation_setting(profile, "network", crf=True))
 
 
 def load_shipped(name: str = "animals", folder: Path = WEIGHTS) -> Shipped:

@@ -220,28 +220,62 @@ def train(
 
 
 @app.command()
+def new(
+    profile: Annotated[Path, typer.Argument(help="TOML file to write.")],
+    data: Annotated[Path, typer.Option(help="Devkit, as `wsseg data import` writes it.")],
+    test: Annotated[str, typer.Option(help="Split on which scores are reported.")] = "val",
+) -> None:
+    """Write a commented profile for a devkit of your own, its steps and sizes for so many photographs on a laptop.
+
+    wsseg new mine.toml --data data/mine
+    """
+    from wsseg_core.workbook.new_profile import write_profile
+
+    typer.echo(f"{write_profile(profile, data, test)}: written; now:")
+    typer.echo(f"wsseg run --profile {profile}")
+    typer.echo(f"wsseg segment IMAGES --profile {profile} --out masks")
+
+
+@app.command()
 def segment(
-    images: Annotated[list[Path], typer.Argument(help="Image files of any size.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files of any size, folders of them, or patterns.")],
     out: Annotated[Path, typer.Option(help="Folder of the masks; made if missing.")],
     weights: Annotated[
-        Path | None, typer.Option(help="Checkpoint of a classifier trained with PROFILE; left out, what is shipped.")
+        Path | None, typer.Option(help="Checkpoint of a classifier trained with PROFILE, toy if left out.")
     ] = None,
-    profile: ProfileOption = "toy",
+    profile: Annotated[
+        str, typer.Option(help="Profile whose run draws, with its last trained stage; what is shipped if left out.")
+    ] = "",
+    seed: SeedOption = 0,
+    results: ResultsOption = "results",
+    labelme: Annotated[bool, typer.Option("--labelme", help="Also polygons, a JSON for labelme an image.")] = False,
+    coco: Annotated[bool, typer.Option("--coco", help="Also coco.json, with all masks.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line: file, classes, shares.")] = False,
 ) -> None:
     """Segment images of your own: for each a palette PNG of class indices, and an overlay to look at.
 
     wsseg segment cat.jpg dog.png --out masks
 
+    wsseg segment photographs --profile mine.toml --out masks --labelme
+
     wsseg segment scene.png --out masks --weights results/toy/artifacts/classifier/all.ckpt
     """
     from wsseg_core.base.config import load_profile
+    from wsseg_core.data.run import open_run
     from wsseg_core.segment.shipped import load_shipped
-    from wsseg_core.workbook.own_images import checkpoint_segmenter, segment_files, shipped_segmenter
+    from wsseg_core.workbook import own_images
 
-    segmenter = checkpoint_segmenter(weights, load_profile(profile)) if weights else shipped_segmenter(load_shipped())
-    typer.echo(f"classes that can be seen: {', '.join(segmenter.classes)}", err=True)
-    for path, shares in segment_files(images, segmenter, out).items():
+    made_by = ""
+    if weights:
+        segmenter = own_images.checkpoint_segmenter(weights, load_profile(profile or "toy"))
+    elif profile:
+        made_by, segmenter = own_images.run_segmenter(open_run(profile, seed, results))
+    else:
+        segmenter = own_images.shipped_segmenter(load_shipped())
+    seen = ", ".join(segmenter.classes)
+    typer.echo(f"classes that can be seen: {seen}{f'; drawn by what {made_by} trained' * bool(made_by)}", err=True)
+    drawn = own_images.segment_files(own_images.expanded(images), segmenter, out, labelme, coco)
+    for path, shares in drawn.items():
         words = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
         typer.echo(
             json.dumps({"file": str(path), "classes": shares}) if as_json else f"{path}: {words or 'background only'}"

@@ -1,8 +1,12 @@
 """Masks for images of one's own, from what is shipped or from a classifier of one's own."""
 
+import glob
 import io
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,16 +15,24 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from wsseg_core.affinity import cam
 from wsseg_core.base.config import Profile
 from wsseg_core.base.errors import WorkbookError
-from wsseg_core.base.files import plain, write_atomically
-from wsseg_core.classify.classifier import classifier_from_checkpoint
+from wsseg_core.base.files import plain, write_atomically, write_json
+from wsseg_core.classify.classifier import NOTEBOOK as CLASSIFIER
+from wsseg_core.classify.classifier import classifier_from_checkpoint, load_classifier
 from wsseg_core.classify.training import read_checkpoint
 from wsseg_core.data.images import read_image, write_palette_png
+from wsseg_core.data.importing.dataset import image_files, is_image
+from wsseg_core.data.run import Run
 from wsseg_core.nets.folding import fold_batch_norm
+from wsseg_core.nets.segmentation import SegmentationNet
+from wsseg_core.refine import dynamic_stage, static_stage
 from wsseg_core.saliency.dcsm import segment_image
 from wsseg_core.saliency.gradients import prepare
-from wsseg_core.segment.shipped import Shipped
+from wsseg_core.segment.retraining import load_segmentation
+from wsseg_core.segment.shipped import Shipped, network_mask
+from wsseg_core.workbook.annotations import CocoFile, labelme_annotation
 from wsseg_core.workbook.plots import overlay
 
 LARGEST_SIDE = 2_000  # pixels
@@ -59,7 +71,56 @@ def shipped_segmenter(shipped: Shipped) -> Segmenter:
     return Segmenter(shipped.classes, shipped.mask)
 
 
-def segment_files(images: Sequence[Path], segmenter: Segmenter, out: Path) -> dict[Path, dict[str, float]]:
+def run_segmenter(run: Run) -> tuple[str, Segmenter]:
+    """The last stage of a run that has been trained: dynamic or static refinement, PSA, or the classifier.
+
+    Returns:
+        The notebook that trained it, and what draws the masks.
+
+    Raises:
+        WorkbookError: not even the classifier is trained.
+    """
+    profile, dynamic = run.profile, dynamic_stage.dynamic_settings(run.profile)[0]
+    networks: dict[str, Callable[[], SegmentationNet]] = {
+        dynamic_stage.NOTEBOOK: lambda: dynamic_stage.load_dynamic(run, dynamic),
+        static_stage.NOTEBOOK: lambda: load_segmentation(run, "static", static_stage.NOTEBOOK),
+        cam.NOTEBOOK: lambda: load_segmentation(run, "psa", cam.NOTEBOOK),
+    }
+    for made_by, load in networks.items():
+        with suppress(WorkbookError):  # not trained, or under other settings
+            return made_by, Segmenter(run.devkit.classes, partial(_network_mask, load(), profile))
+    model = prepare(fold_batch_norm(load_classifier(run)), profile.saliency.precision)
+    threshold = profile.classifier.threshold
+    return CLASSIFIER, Segmenter(run.devkit.classes, lambda image: segment_image(model, image, profile, threshold))
+
+
+def _network_mask(network: SegmentationNet, profile: Profile, image: np.ndarray) -> np.ndarray:
+    return network_mask(network, image, profile)
+
+
+def expanded(names: Sequence[Path]) -> list[Path]:
+    """Image files of a list of files, folders, whose images are taken without those below, and patterns like `*.jpg`.
+
+    Raises:
+        WorkbookError: a folder without images, or a pattern that nothing fits.
+    """
+    paths: list[Path] = []
+    for name in names:
+        if name.is_dir():
+            found = [path for path in image_files(name) if path.parent == name]
+        elif not name.exists() and glob.has_magic(str(name)):
+            found = [Path(path) for path in sorted(glob.glob(str(name), recursive=True)) if is_image(Path(path))]
+        else:
+            found = [name]
+        if not found:
+            raise WorkbookError(f"{name}: no images there; name files, a folder of images, or a pattern like '*.jpg'")
+        paths += found
+    return list(dict.fromkeys(paths))
+
+
+def segment_files(
+    images: Sequence[Path], segmenter: Segmenter, out: Path, labelme: bool = False, coco: bool = False
+) -> dict[Path, dict[str, float]]:
     """Segment image files; for `cat.jpg` writes the mask `cat.png` and, to look at, `cat_overlay.jpg`.
 
     Both are turned as a person sees the image. An image with a side above 2,000 pixels is worked on in a smaller copy,
@@ -69,6 +130,8 @@ def segment_files(images: Sequence[Path], segmenter: Segmenter, out: Path) -> di
         images: of any size and kind that `data.images.read_image` reads.
         segmenter: draws the masks.
         out: folder of the masks.
+        labelme: also write `cat.json`, polygons that labelme opens.
+        coco: also write `coco.json`, all masks as run-length codes.
 
     Returns:
         Of each image the share of the pixels of each class drawn, see `class_shares`.
@@ -77,14 +140,20 @@ def segment_files(images: Sequence[Path], segmenter: Segmenter, out: Path) -> di
         WorkbookError: an image cannot be read, the folder cannot be written, or two images would write the same mask.
     """
     _check_names(images, out)
-    drawn = {}
+    drawn, listed = {}, CocoFile(segmenter.classes)
     for path in tqdm(images, desc="segmenting"):
         image = read_image(path)
         mask = segmenter.mask(_at_most(image, LARGEST_SIDE))
         mask = cv2.resize(mask, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
         write_palette_png(out / f"{path.stem}.png", mask)
         write_atomically(out / f"{path.stem}_overlay.jpg", _jpeg(overlay(image, mask)))
+        if labelme:
+            write_json(out / f"{path.stem}.json", labelme_annotation(mask, segmenter.classes, relative(path, out)))
+        if coco:
+            listed.add(mask, path.name)
         drawn[path] = class_shares(mask, segmenter.classes)
+    if coco:
+        write_json(out / "coco.json", listed.value)
     return drawn
 
 
@@ -112,6 +181,11 @@ def _at_most(image: np.ndarray, side: int) -> np.ndarray:
     scale = side / max(image.shape[:2])
     size = [max(1, round(length * scale)) for length in image.shape[1::-1]]
     return image if scale >= 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def relative(path: Path, folder: Path) -> str:
+    """The path of a file from a folder, both as they are on this disk."""
+    return os.path.relpath(path.resolve(), folder.resolve())
 
 
 def _check_names(images: Sequence[Path], out: Path) -> None:
