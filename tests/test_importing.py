@@ -395,7 +395,7 @@ class TestCoco:
     )
     def test_a_mask_that_cannot_be(self, source, out, segmentation):
         write(source / "a.json", coco([(0, 5, segmentation), (1, 9, SQUARE)]))
-        with pytest.raises(WorkbookError, match="a.json: is not laid out as COCO's JSON at image 'a.jpg'"):
+        with pytest.raises(WorkbookError, match=r"a.json: is not laid out as COCO's JSON at image 'a.jpg'"):
             write_devkit(planned(*read_dataset(source / "a.json")), out)
 
 

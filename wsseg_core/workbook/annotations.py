@@ -29,7 +29,7 @@ def labelme_annotation(mask: np.ndarray, classes: Sequence[str], image: str) -> 
     pieces = [piece for value in np.unique(mask).tolist() for piece in _pieces(mask, value)]
     pieces.sort(key=lambda piece: -piece[1])
     names = {0: "_background_", VOID: "__ignore__"} | dict(enumerate(classes, start=1))
-    shapes = [
+    shapes: list[dict[str, Any]] = [
         {"label": names[value], "points": points, "group_id": None, "shape_type": "polygon", "flags": {}}
         for value, _, points in pieces
     ]
@@ -53,7 +53,7 @@ def _pieces(mask: np.ndarray, value: int) -> list[tuple[int, float, list[list[fl
         piece = (numbers[top : top + height, left : left + width] == number).astype(np.uint8)
         outline = max(cv2.findContours(piece, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0], key=len)[:, 0]
         area = cv2.contourArea(outline) + len(outline) / 1e6  # the smaller, the later
-        points = (outline + [left, top]).astype(float).tolist()
+        points = (outline + np.array([left, top])).astype(float).tolist()
         found.append((value, area, (points * 3)[:3] if len(points) < 3 else points))  # of a pixel or a line
     return found
 
