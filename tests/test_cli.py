@@ -12,7 +12,20 @@ from wsseg_core.data.run import open_run
 from wsseg_core.workbook import headless, own_images, report
 from wsseg_core.workbook.command_line import main
 
-COMMANDS = ["run", "lab", "train", "segment", "tables", "figures", "data toyvoc", "data fetch", "data check"]
+COMMANDS = ["run", "lab", "train", "segment", "tables", "figures", "new"]
+COMMANDS += [f"data {name}" for name in ("toyvoc", "fetch", "check", "import")]
+    "run",
+    "lab",
+    "train",
+    "segment",
+    "tables",
+    "figures",
+    "data toyvoc",
+    "data fetch",
+    "data check",
+    "data import",
+    "new",
+]
 
 
 @pytest.fixture
