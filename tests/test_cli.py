@@ -14,18 +14,6 @@ from wsseg_core.workbook.command_line import main
 
 COMMANDS = ["run", "lab", "train", "segment", "tables", "figures", "new"]
 COMMANDS += [f"data {name}" for name in ("toyvoc", "fetch", "check", "import")]
-    "run",
-    "lab",
-    "train",
-    "segment",
-    "tables",
-    "figures",
-    "data toyvoc",
-    "data fetch",
-    "data check",
-    "data import",
-    "new",
-]
 
 
 @pytest.fixture
