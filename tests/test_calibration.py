@@ -54,6 +54,11 @@ def test_one_that_boasts_lies_below_by_as_much():
     assert (curve["high"] < curve["probability"]).all()
 
 
+def test_whole_numbers_of_pixels_may_be_none():
+    counts = np.zeros((2, BINS, 3), np.int64)  # as images without masks give them
+    assert math.isnan(Reliability(counts).error().value)
+
+
 def test_nothing_drawn_has_no_error_and_no_curve():
     nothing = Reliability(np.zeros((3, BINS, 3)))
     assert math.isnan(nothing.error().value)

@@ -52,7 +52,7 @@ class Reliability:
 def _error(counts: np.ndarray) -> np.ndarray:
     """Mean distance of probability and share of right pixels, points; counts are (..., bins, 3)."""
     apart, pixels = np.abs(counts[..., 1] - counts[..., 2]).sum(-1), counts[..., 0].sum(-1)
-    return 100 * np.divide(apart, pixels, out=np.full_like(apart, np.nan), where=pixels > 0)
+    return 100 * np.divide(apart, pixels, out=np.full(apart.shape, np.nan), where=pixels > 0)
 
 
 def reliability_counts(probabilities: np.ndarray, values: np.ndarray, truth: np.ndarray) -> np.ndarray:
