@@ -57,6 +57,7 @@ def test_one_that_boasts_lies_below_by_as_much():
 def test_whole_numbers_of_pixels_may_be_none():
     counts = np.zeros((2, BINS, 3), np.int64)  # as images without masks give them
     assert math.isnan(Reliability(counts).error().value)
+    assert set(Reliability(counts).curve().dtypes) == {np.dtype(float)}  # so that it can be drawn, empty
 
 
 def test_nothing_drawn_has_no_error_and_no_curve():

@@ -41,7 +41,7 @@ class Reliability:
             interval = percentile_interval(right / pixels, draws[known, index, 2] / draws[known, index, 0])
             values = (probability / pixels, interval.value, interval.low, interval.high, pixels / total[:, 0].sum())
             rows.append([100 * value for value in values])
-        return pd.DataFrame(rows, columns=["probability", "ours", "low", "high", "pixels"])
+        return pd.DataFrame(rows, columns=["probability", "ours", "low", "high", "pixels"], dtype=float)
 
     def error(self, samples: int = 1000, seed: int = 0) -> Interval:
         """Expected calibration error in points, with its 95 % interval over images; NaN when no class was drawn."""
