@@ -1,4 +1,4 @@
-"""Masks for images of one's own, from what is shipped or from a classifier of one's own."""
+"""Masks for images of one's own, from what is shipped, a run of one's own, or the checkpoint of a classifier."""
 
 import glob
 import io
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from PIL import Image
+from torch import nn
 from tqdm import tqdm
 
 from wsseg_core.affinity import cam
@@ -62,8 +63,12 @@ def checkpoint_segmenter(weights: Path, profile: Profile) -> Segmenter:
     """
     classifier, classes = classifier_from_checkpoint(weights)
     _check_profile(weights, profile)
-    model = prepare(fold_batch_norm(classifier), profile.saliency.precision)
-    return Segmenter(classes, lambda image: segment_image(model, image, profile, profile.classifier.threshold))
+    return _dcsm_segmenter(classifier, classes, profile)
+
+
+def _dcsm_segmenter(classifier: nn.Module, classes: Sequence[str], profile: Profile) -> Segmenter:
+    model, threshold = prepare(fold_batch_norm(classifier), profile.saliency.precision), profile.classifier.threshold
+    return Segmenter(classes, lambda image: segment_image(model, image, profile, threshold))
 
 
 def shipped_segmenter(shipped: Shipped) -> Segmenter:
@@ -88,14 +93,8 @@ def run_segmenter(run: Run) -> tuple[str, Segmenter]:
     }
     for made_by, load in networks.items():
         with suppress(WorkbookError):  # not trained, or under other settings
-            return made_by, Segmenter(run.devkit.classes, partial(_network_mask, load(), profile))
-    model = prepare(fold_batch_norm(load_classifier(run)), profile.saliency.precision)
-    threshold = profile.classifier.threshold
-    return CLASSIFIER, Segmenter(run.devkit.classes, lambda image: segment_image(model, image, profile, threshold))
-
-
-def _network_mask(network: SegmentationNet, profile: Profile, image: np.ndarray) -> np.ndarray:
-    return network_mask(network, image, profile)
+            return made_by, Segmenter(run.devkit.classes, partial(network_mask, load(), profile=profile))
+    return CLASSIFIER, _dcsm_segmenter(load_classifier(run), run.devkit.classes, profile)
 
 
 def expanded(names: Sequence[Path]) -> list[Path]:
@@ -148,7 +147,8 @@ def segment_files(
         write_palette_png(out / f"{path.stem}.png", mask)
         write_atomically(out / f"{path.stem}_overlay.jpg", _jpeg(overlay(image, mask)))
         if labelme:
-            write_json(out / f"{path.stem}.json", labelme_annotation(mask, segmenter.classes, relative(path, out)))
+            there = os.path.relpath(path.resolve(), out.resolve())
+            write_json(out / f"{path.stem}.json", labelme_annotation(mask, segmenter.classes, there))
         if coco:
             listed.add(mask, path.name)
         drawn[path] = class_shares(mask, segmenter.classes)
@@ -181,11 +181,6 @@ def _at_most(image: np.ndarray, side: int) -> np.ndarray:
     scale = side / max(image.shape[:2])
     size = [max(1, round(length * scale)) for length in image.shape[1::-1]]
     return image if scale >= 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-
-
-def relative(path: Path, folder: Path) -> str:
-    """The path of a file from a folder, both as they are on this disk."""
-    return os.path.relpath(path.resolve(), folder.resolve())
 
 
 def _check_names(images: Sequence[Path], out: Path) -> None:

@@ -25,6 +25,7 @@ from wsseg_core.data.importing.dataset import (
     ImportedData,
     ImportedImage,
     check_class,
+    left_out,
     read_json,
     shaped_like,
     split_name,
@@ -71,9 +72,7 @@ def read(path: Path, names: Sequence[str] = ()) -> ImportedData:
         drawn = any_drawn and all(_is_drawn(item) for _, item in wanted)
         mask = partial(draw, file, record, wanted, classes) if drawn else None
         images.append(ImportedImage(image, frozenset(name for name, _ in wanted), split, mask))
-    left = len(finder.files) - len({image.path for image in images})
-    notes = [f"{left} images that are not in the JSON are left out"] if left else []
-    return ImportedData(path, classes, tuple(images), tuple(notes))
+    return ImportedData(path, classes, tuple(images), left_out(finder, images, "that are not in the JSON"))
 
 
 def draw(

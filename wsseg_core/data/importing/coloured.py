@@ -23,6 +23,7 @@ from wsseg_core.data.importing.dataset import (
     Mask,
     check_class,
     is_no_class,
+    left_out,
     read_text,
     split_name,
     value_of_no_class,
@@ -120,9 +121,8 @@ def _devkit(
             )
         labels = {classes[value - 1] for value in np.unique(mask()).tolist() if value not in (0, VOID)}
         images.append(ImportedImage(image, frozenset(labels), splits.get(image_id, ""), mask))
-    left = len(finder.files) - len(images)
-    notes = ["labels are the classes in the masks", *([f"{left} images without a mask are left out"] if left else [])]
-    return ImportedData(path, classes, tuple(images), tuple(notes))
+    notes = ("labels are the classes in the masks", *left_out(finder, images, "without a mask"))
+    return ImportedData(path, classes, tuple(images), notes)
 
 
 def _splits(path: Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ Nothing here knows a form. An image has a path, the names of its classes, and a 
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -131,6 +131,12 @@ class ImageFinder:
             if agreeing:
                 return agreeing[0]
         return None
+
+
+def left_out(finder: ImageFinder, images: Iterable[ImportedImage], which: str) -> tuple[str, ...]:
+    """The note of the images below the folder that a form does not name, where there are any."""
+    count = len(set(finder.files) - {image.path for image in images})
+    return (f"{count} images {which} are left out",) if count else ()
 
 
 def check_class(name: str, source: Path, remedy: str) -> str:

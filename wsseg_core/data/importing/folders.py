@@ -10,6 +10,7 @@ Sources: torchvision's `ImageFolder` for the first two; Zhu et al., "Unpaired Im
 
 import hashlib
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,14 +90,18 @@ def _united(
     path: Path, classes: Sequence[str], folders: Sequence[tuple[Path, str, str]], notes: list[str]
 ) -> ImportedData:
     """All images of class folders; one file under one name in several of them is one image of several classes."""
-    images: dict[tuple[str, str, str], ImportedImage] = {}
+    listed: dict[tuple[str, str], list[tuple[Path, str]]] = defaultdict(list)  # by split and name
     for folder, label, split in folders:
         if not (files := image_files(folder)):
             raise DevkitError(folder, "no images in this class folder", "put images into it, or delete it")
         for file in files if label in classes else ():
-            key = (split, file.name, hashlib.sha256(file.read_bytes()).hexdigest())
-            before = images.get(key, ImportedImage(file, frozenset(), split))
-            images[key] = ImportedImage(before.path, before.labels | {label}, split)
+            listed[split, file.name].append((file, label))
+    images: dict[tuple[str, str, str], ImportedImage] = {}
+    for (split, name), namesakes in listed.items():
+        for file, label in namesakes:
+            content = hashlib.sha256(file.read_bytes()).hexdigest() if len(namesakes) > 1 else ""
+            before = images.get((split, name, content), ImportedImage(file, frozenset(), split))
+            images[split, name, content] = ImportedImage(before.path, before.labels | {label}, split)
     if several := sum(len(image.labels) > 1 for image in images.values()):
         notes.append(f"{several} images lie in several class folders and have the labels of all of them")
     return ImportedData(path, tuple(classes), tuple(images.values()), tuple(notes))

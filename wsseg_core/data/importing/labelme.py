@@ -23,6 +23,7 @@ from wsseg_core.data.importing.dataset import (
     ImportedImage,
     check_class,
     is_no_class,
+    left_out,
     read_json,
     shaped_like,
     sorted_names,
@@ -74,9 +75,7 @@ def read(path: Path, names: Sequence[str] = ()) -> ImportedData:
         drawn = any_drawn and _is_drawn(annotation)
         mask = partial(draw, file, annotation, image, classes) if drawn else None
         images.append(ImportedImage(image, labels[image], "", mask))
-    left = len(finder.files) - len(images)
-    notes = [f"{left} images without an annotation are left out"] if left else []
-    return ImportedData(path, classes, tuple(images), tuple(notes))
+    return ImportedData(path, classes, tuple(images), left_out(finder, images, "without an annotation"))
 
 
 def draw(file: Path, annotation: Mapping[str, Any], image: Path, classes: Sequence[str]) -> np.ndarray:

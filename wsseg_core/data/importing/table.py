@@ -22,6 +22,7 @@ from wsseg_core.data.importing.dataset import (
     ImportedImage,
     check_class,
     is_image,
+    left_out,
     read_json,
     read_text,
     sorted_names,
@@ -88,9 +89,8 @@ def read(path: Path, names: Sequence[str] = ()) -> ImportedData:
         check_class(name, file, "leave its cell empty: an image without labels shows none of the classes")
     if unknown := [name for name in names if name not in shown]:
         raise DevkitError(file, f"names no class {unknown[0]!r}", f"use --names of {', '.join(sorted(shown))}")
-    left = len(set(finder.files) - set(images))
-    notes = [f"{left} images that the table does not name are left out"] if left else []
-    return ImportedData(file, tuple(names) or sorted_names(shown), tuple(images.values()), tuple(notes))
+    notes = left_out(finder, images.values(), "that the table does not name")
+    return ImportedData(file, tuple(names) or sorted_names(shown), tuple(images.values()), notes)
 
 
 def _table_file(path: Path) -> Path | None:

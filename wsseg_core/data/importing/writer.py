@@ -69,11 +69,7 @@ class Plan:
             yield f"  {name}: {sum(name in image.labels for image in images)} images"
         counts = [len(image.labels) for image in images]
         none = counts.count(0)
-        yield (
-            f"labels an image: {np.mean(counts):.1f}; {none} images without any"
-            if none
-            else (f"labels an image: {np.mean(counts):.1f}")
-        )
+        yield f"labels an image: {np.mean(counts):.1f}" + (f"; {none} images without any" if none else "")
         yield f"masks: of {masks} images" if masks else "masks: none, so nothing can be scored; all else runs"
         how = "as given" if self.seed is None else f"drawn at random, seed {self.seed}"
         yield f"splits, {how}: " + ", ".join(f"{name} {len(ids)}" for name, ids in self.splits.items())
