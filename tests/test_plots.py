@@ -93,14 +93,13 @@ def test_a_curve_runs_inside_its_interval() -> None:
     assert (corners[:, 1].min(), corners[:, 1].max()) == (38.0, 46.0)
 
 
-def test_bars_stand_at_the_values_with_whiskers_to_the_ends_of_the_interval() -> None:
-    frame = pd.DataFrame({"layer": ["a", "b"], "ours": [40.0, 44.0], "low": [38.0, 43.0], "high": [41.0, 46.0]})
-    axes = plt.figure().gca()
-    plots.interval_bars(axes, frame, "layer")
-    assert [bar.get_height() for bar in axes.patches] == [40.0, 44.0]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b"]
-    (whiskers,) = axes.collections
-    assert [segment[:, 1].tolist() for segment in whiskers.get_segments()] == [[38.0, 41.0], [43.0, 46.0]]
+@pytest.mark.parametrize(("scores", "words"), [([np.nan, np.nan], ["nothing to score with"]), ([np.nan, 3.0], [])])
+def test_a_picture_of_no_score_says_so(scores: list[float], words: list[str]) -> None:
+    frame = pd.DataFrame({"x": [1, 2], "ours": scores, "low": scores, "high": scores})
+    _, (left, right) = plt.subplots(1, 2)
+    plots.interval_curve(left, frame, "x", "DCSM")
+    plots.interval_bars(right, frame, "x")
+    assert [text.get_text() for axes in (left, right) for text in axes.texts] == 2 * words
 
 
 def test_a_figure_is_saved_into_a_new_folder(tmp_path: Path) -> None:

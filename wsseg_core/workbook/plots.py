@@ -163,6 +163,7 @@ def interval_curve(axes: Axes, frame: pd.DataFrame, x: str, label: str) -> None:
     (line,) = axes.plot(frame[x], frame["ours"], marker="o", markersize=4, label=label)
     axes.fill_between(frame[x], frame["low"], frame["high"], color=line.get_color(), alpha=0.15, lw=0)
     axes.set(xlabel=x, ylabel="mean IoU (%)")
+    _say_if_unscored(axes, frame)
 
 
 def interval_bars(axes: Axes, frame: pd.DataFrame, x: str, colours: Sequence[tuple[float, float, float]] = ()) -> None:
@@ -174,6 +175,13 @@ def interval_bars(axes: Axes, frame: pd.DataFrame, x: str, colours: Sequence[tup
     axes.set_xticks(places, names, rotation=40, ha="right")
     axes.axhline(0, color="#4a5568", lw=0.8)
     axes.grid(False, axis="x")
+    _say_if_unscored(axes, frame)
+
+
+def _say_if_unscored(axes: Axes, frame: pd.DataFrame) -> None:
+    """A word in place of a picture of no score at all, as a data set without masks gives it."""
+    if frame["ours"].isna().all():
+        axes.text(0.5, 0.5, "nothing to score with", transform=axes.transAxes, ha="center", va="center")
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
