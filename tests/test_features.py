@@ -32,12 +32,15 @@ from wsseg_core.classify.classifier import (
 from wsseg_core.classify.features import extract_features, features_folder, map_path, open_features
 from wsseg_core.classify.training import read_checkpoint
 from wsseg_core.data.run import Run
-from wsseg_core.data.transforms import resize_and_pad
+from wsseg_core.data.transforms import resize_and_pad, unpad
 from wsseg_core.nets.backbones import FrozenBackbone, outline_of
 from wsseg_core.nets.folding import fold_batch_norm
 from wsseg_core.nets.segmentation import SegmentationNet, StagesHead, on_grid
+from wsseg_core.refine.dynamic_stage import train_dynamic
+from wsseg_core.refine.dynamic_step import DynamicSetting
 from wsseg_core.refine.static_stage import load_static, train_static
-from wsseg_core.segment.predictions import extract_predictions
+from wsseg_core.segment import predictions
+from wsseg_core.segment.predictions import extract_predictions, pixel_probabilities, stored_log_probabilities
 from wsseg_core.segment.retraining import load_segmentation, new_network, train_segmentation
 
 SIZES = (64, 96)
@@ -237,7 +240,15 @@ def frozen_line(run: Run) -> Run:
     """Pixel affinities and segmentation on stored features, too; and the dynamic stage with a frozen trunk."""
     profile = run.profile
     affinity = replace(profile.affinity, frozen_trunk=True, width=8, radius=2)
-    segmentation = replace(profile.segmentation, frozen_trunk=True, head="stages", channels=8)
+    segmentation = replace(
+        profile.segmentation,
+        frozen_trunk=True,
+        head="stages",
+        channels=8,
+        crop=64,
+        resize_range=(1.0, 1.0),
+        scales=(1.0,),
+    )
     return replace(run, profile=replace(profile, affinity=affinity, segmentation=segmentation))
 
 
@@ -256,6 +267,14 @@ def test_the_whole_line_runs_on_stored_features(run: Run, monkeypatch: pytest.Mo
         pair = [seed_masks(run, run.train_ids, setting, workers=1) for setting in settings]
         train_segmentation(run, "psa", pair[0], "06")
         train_static(run)
+        extract_predictions(run, "psa", run.val_ids, "06")
+    with monkeypatch.context() as patch:  # the snapshots look at single images, the training at batches
+        looked, forward = [], FrozenBackbone.forward
+        patch.setattr(
+            FrozenBackbone, "forward", lambda self, images: looked.append(len(images)) or forward(self, images)
+        )
+        train_dynamic(run, DynamicSetting("dynamic"), pair[0], "psa", "06", workers=1)
+        assert set(looked) == {1}
     start = trunk(run).state_dict()
     networks = load_affinity(run).backbone, load_segmentation(run, "psa", "06").encoder.backbone
     for backbone in (*networks, load_static(run).segmentation.encoder.backbone):
@@ -267,8 +286,33 @@ def test_the_whole_line_runs_on_stored_features(run: Run, monkeypatch: pytest.Mo
         size = run.devkit.image(image_id).shape[:2]
         assert pair[0].load(image_id)["mask"].shape == size
         assert SeedMaps(run).of(image_id).walked.shape[1:] == size
-    predictions = extract_predictions(run, "psa", run.val_ids, "06").load(run.val_ids[0])["log_probabilities"]
-    assert np.isfinite(predictions).all()
+
+
+def test_predictions_from_the_store_are_those_of_the_padded_square(run: Run) -> None:
+    """Without its padding a map keeps what it says at every pixel, to within the interpolation of a cell."""
+    run = frozen_line(run)
+    train_classifier(run)
+    network, image_id = new_network(run, load_classifier(run)).eval(), run.val_ids[0]
+    image = run.devkit.image(image_id)
+    maps = open_features(run, trunk(run)).load(image_id, 64, network.encoder.backbone.names)
+    found = stored_log_probabilities(network, maps, image.shape[:2])
+    assert found.exp().sum(0).sub(1).abs().max() < 0.02
+    with torch.no_grad():
+        views = [network([values[None] for values in side]).scores for side in (maps, [m.flip(2) for m in maps])]
+    square = torch.stack([views[0][0].softmax(0), views[1][0].softmax(0).flip(2)]).mean(0).log()
+    np.testing.assert_allclose(
+        pixel_probabilities(found, image.shape[:2]), unpad(square, image.shape[:2]).softmax(0), atol=0.02
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "cells"), [((30, 60), (2, 4)), ((60, 30), (4, 2)), ((60, 60), (4, 4)), ((1, 60), (1, 4))]
+)
+def test_the_padding_is_cut_off_a_map(size: tuple[int, int], cells: tuple[int, int]) -> None:
+    square = torch.arange(4.0).expand(1, 4, 4)
+    part = predictions._without_padding(square, size)
+    assert part.shape == (1, *cells)
+    torch.testing.assert_close(part, square[:, : cells[0], : cells[1]])
 
 
 def test_affinities_and_scores_are_the_same_from_the_store_and_from_the_image(run: Run) -> None:

@@ -50,8 +50,8 @@ class DynamicNet(nn.Module):
         sizes = start.head.score.out_channels - 1, start.encoder.low_channels, start.head.high_channels, channels
         self.detectors = nn.ModuleList(DifferenceDetector(*sizes) for _ in range(modules))
 
-    def forward(self, images: Tensor) -> Branches:
-        """Map normalised images (B, 3, H, W) to what both branches say about them."""
+    def forward(self, images: Tensor | list[Tensor]) -> Branches:
+        """Map normalised images (B, 3, H, W), or what the encoder's trunk gives for them, to what both branches say."""
         low, deep = self.segmentation.encoder(images)
         scores, high = self.segmentation.head(deep)
         return Branches(Features(scores, low, high), self.sub_head(deep)[0])

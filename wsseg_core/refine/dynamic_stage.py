@@ -127,7 +127,7 @@ def _new_step(run: Run, setting: DynamicSetting, start: SegmentationNet, pool: C
     return DynamicStep(net, setting, biases, pool, warmup)
 
 
-def _loss(step: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def _loss(step: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
     return step(*batch)
 
 

@@ -132,13 +132,14 @@ class DynamicStep(nn.Module):
         self.net, self.setting, self.biases, self.pool, self.warmup = net, setting, biases, pool, warmup
         self.register_buffer("steps_seen", torch.zeros((), dtype=torch.long))
 
-    def forward(self, images: Tensor, masks: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, images: Tensor, masks: Tensor, labels: Tensor, *maps: Tensor) -> Tensor:
         """Loss of a batch: the CRFs of its first half run while the second half goes through the network, and so on.
 
         Args:
             images: float (B, 3, H, W), normalised.
             masks: uint8 (B, 1, H, W), the fixed seeds, 0..C or 255.
             labels: image-level labels, bool (B, C).
+            maps: what a trunk that does not learn gives for the images; left out, it looks at them now.
 
         Returns:
             float32 scalar; the losses of the halves count by their numbers of images.
@@ -146,15 +147,15 @@ class DynamicStep(nn.Module):
         Raises:
             WorkbookError: scores that are not finite, or the errors of `CrfPool.submit`.
         """
-        parts = zip(images.chunk(2), masks[:, 0].chunk(2), labels.chunk(2), strict=True)
+        parts = zip(*(values.chunk(2) for values in (images, masks[:, 0], labels, *maps)), strict=True)
         halves = [self.look(*part) for part in parts]
         losses = [self._loss(half) * len(half.seed) / len(images) for half in halves]
         self.steps_seen += 1
         return torch.stack(losses).sum()
 
-    def look(self, images: Tensor, seed: Tensor, labels: Tensor) -> Half:
+    def look(self, images: Tensor, seed: Tensor, labels: Tensor, *maps: Tensor) -> Half:
         """Show images to the network, draw m^r and hand it to the CRFs; without a refinement there are none."""
-        branches = self.net(images.to(memory_format=torch.channels_last))
+        branches = self.net(list(maps) or images.to(memory_format=torch.channels_last))
         if not branches.main.scores.isfinite().all():
             raise WorkbookError("the scores of the network are no longer finite; lower dynamic.learning_rate")
         crfs, drawn = [], []

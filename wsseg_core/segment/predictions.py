@@ -4,11 +4,11 @@ Inference as in SSDD (Shimoda & Yanai, ICCV 2019): several sizes, each also mirr
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,10 +18,18 @@ from tqdm import tqdm
 
 from wsseg_core.base.artifacts import ArtifactStore
 from wsseg_core.base.config import CrfConfig, Profile, SegmentationConfig
+from wsseg_core.classify.features import open_features
 from wsseg_core.crf.dense import dense_crf
 from wsseg_core.data.run import Run
+from wsseg_core.nets.backbones import FrozenBackbone
 from wsseg_core.nets.segmentation import STRIDE, SegmentationNet
-from wsseg_core.segment.retraining import load_segmentation, network_folder, network_settings, scaled
+from wsseg_core.segment.retraining import (
+    learns_from_features,
+    load_segmentation,
+    network_folder,
+    network_settings,
+    scaled,
+)
 
 MIN_PEAK = 0.01  # a label that is nowhere more probable than this is left out of the CRF, whose time grows with them
 
@@ -75,6 +83,34 @@ def grid_log_probabilities(
     return torch.stack(views).logsumexp(0) - math.log(len(views))
 
 
+@torch.inference_mode()
+def stored_log_probabilities(model: SegmentationNet, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    """The same from the stored features of an image, as the network was taught: padded, and its mirrored maps.
+
+    Args:
+        model: in evaluation mode, with a trunk that does not learn.
+        maps: what `features.FeatureStore` holds of the image, float32 (channels, s, s) each.
+        size: (H, W) of the image.
+
+    Returns:
+        float32 (C+1, h, w), logarithms, the background first, on a grid of the image without its padding.
+    """
+    like = next(model.parameters())
+    scores = model([torch.stack([values, values.flip(2)]).to(like) for values in maps]).scores.float()
+    straight, mirrored = scores.log_softmax(1)
+    square = torch.stack([straight, mirrored.flip(2)]).logsumexp(0) - math.log(2)
+    return _without_padding(square, size)
+
+
+def _without_padding(square: Tensor, size: tuple[int, int]) -> Tensor:
+    """The part of a map of a padded square, (K, s, s), in which the image of (H, W) is, interpolated to whole cells."""
+    height, width = (side / max(size) for side in size)
+    part = torch.tensor([[width, 0, width - 1], [0, height, height - 1]]).to(square)  # seen from -1 to 1
+    cells = [max(1, round(share * square.shape[1])) for share in (height, width)]
+    places = F.affine_grid(part[None], [1, 1, *cells], align_corners=False)
+    return F.grid_sample(square[None], places, padding_mode="border", align_corners=False)[0]
+
+
 def pixel_probabilities(log_probabilities: Tensor, size: tuple[int, int]) -> Tensor:
     """Probabilities of labels at every pixel; what is interpolated are logits, so that edges stay sharp.
 
@@ -107,7 +143,8 @@ def extract_predictions(
 
     Returns:
         The store. Of every image `log_probabilities`, float16 (C+1, h, w), of `grid_log_probabilities` at the profile's
-        scales, mirrored too: up to 0.24 MB an image of VOC.
+        scales, mirrored too: up to 0.24 MB an image of VOC. Where the network learnt from stored features and is to
+        look at their size alone, of `stored_log_probabilities`.
 
     Raises:
         WorkbookError: the errors of `load_segmentation`.
@@ -117,10 +154,25 @@ def extract_predictions(
     if missing := store.missing(ids):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = (model or load_segmentation(run, name, made_by)).to(device).to(memory_format=torch.channels_last)
+        look = _reader(run, model, settings["sizes"])
         for image_id in tqdm(missing, desc=f"predictions of {name}", mininterval=1.0):
-            labels = grid_log_probabilities(model, run.devkit.image(image_id), settings["sizes"])
-            store.save(image_id, log_probabilities=labels.half().cpu().numpy())
+            store.save(image_id, log_probabilities=look(image_id).half().cpu().numpy())
     return store
+
+
+def _reader(run: Run, model: SegmentationNet, sizes: Sequence[int]) -> Callable[[str], Tensor]:
+    """What gives the logarithms of the probabilities of an image of the run."""
+    size = run.profile.features.dense_size
+    if not learns_from_features(run.profile) or tuple(sizes) != (size,):
+        return lambda image_id: grid_log_probabilities(model, run.devkit.image(image_id), sizes)
+    backbone = cast(FrozenBackbone, model.encoder.backbone)
+    store = open_features(run, backbone.trunk)
+
+    def look(image_id: str) -> Tensor:
+        maps = store.load(image_id, size, backbone.names)
+        return stored_log_probabilities(model, maps, run.devkit.image(image_id).shape[:2])
+
+    return look
 
 
 def _prediction_folder(run: Run, name: str) -> Path:

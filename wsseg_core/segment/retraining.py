@@ -24,14 +24,14 @@ from torch.optim.lr_scheduler import PolynomialLR
 from torch.utils.data import Dataset
 
 from wsseg_core.base.artifacts import ArtifactStore
-from wsseg_core.base.config import SegmentationConfig
+from wsseg_core.base.config import Profile, SegmentationConfig
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.classify.classifier import classifier_settings, load_classifier, load_trained, new_classifier
 from wsseg_core.classify.features import has_dense_features, open_features
 from wsseg_core.classify.training import Hardware, Key, Recipe, fit, new_optimizer
 from wsseg_core.data.images import VOID
 from wsseg_core.data.run import Run
-from wsseg_core.data.transforms import normalise
+from wsseg_core.data.transforms import normalise, resize_and_pad
 from wsseg_core.data.voc import VocDevkit
 from wsseg_core.nets.backbones import FrozenBackbone
 from wsseg_core.nets.folding import fold_batch_norm
@@ -106,35 +106,47 @@ class StoredPseudoLabelled(Dataset):
         run: the run.
         encoder: what reads the features.
         masks: see `PseudoLabelled`.
+        images: give the padded images too, and the masks at their size.
     """
 
-    def __init__(self, run: Run, encoder: nn.Module, masks: Sequence[ArtifactStore]) -> None:
-        self.run, self.masks = run, masks
+    def __init__(self, run: Run, encoder: nn.Module, masks: Sequence[ArtifactStore], images: bool = False) -> None:
+        self.run, self.masks, self.images = run, masks, images
         backbone = cast(FrozenBackbone, encoder.backbone)
         self.names, self.store = backbone.names, open_features(run, backbone.trunk)
 
     def __len__(self) -> int:
         return len(self.run.train_ids)
 
-    def __getitem__(self, key: Key) -> tuple[list[Tensor], Tensor, Tensor]:
+    def __getitem__(self, key: Key) -> tuple[Any, ...]:
         """Maps, masks and labels of an image.
 
         Returns:
             Maps, float32 (channels, h, w) each; masks on the grid of the finest, uint8 (M, h, w) for M kinds;
-            image-level labels, bool (C,).
+            image-level labels, bool (C,). With `images`, as `PseudoLabelled` gives them and the maps behind: the padded
+            image, float32 (3, s, s), normalised; masks, uint8 (M, s, s); labels; each map.
 
         Raises:
             WorkbookError: the image has no mask of a kind, or one of another size.
         """
         step, index = key
         image_id = self.run.train_ids[index]
-        size = self.run.devkit.image(image_id).shape[:2]
-        maps = self.store.load(image_id, self.run.profile.features.dense_size, self.names)
-        masks = torch.stack([torch.from_numpy(load_mask(store, image_id, size)) for store in self.masks])
-        masks = on_grid(masks, maps[0].shape[1], VOID)
-        if np.random.default_rng([self.run.seed, step, index]).random() < 0.5:
+        image, size = self.run.devkit.image(image_id), self.run.profile.features.dense_size
+        maps = self.store.load(image_id, size, self.names)
+        masks = torch.stack([torch.from_numpy(load_mask(store, image_id, image.shape[:2])) for store in self.masks])
+        masks = on_grid(masks, size if self.images else maps[0].shape[1], VOID)
+        mirrored = np.random.default_rng([self.run.seed, step, index]).random() < 0.5
+        if mirrored:
             maps, masks = [values.flip(2) for values in maps], masks.flip(2)
-        return maps, masks, torch.from_numpy(self.run.devkit.labels(image_id) > 0)
+        labels = torch.from_numpy(self.run.devkit.labels(image_id) > 0)
+        if not self.images:
+            return maps, masks, labels
+        pixels = resize_and_pad(image, size)
+        return pixels.flip(2) if mirrored else pixels, masks, labels, *maps
+
+
+def learns_from_features(profile: Profile) -> bool:
+    """Whether the networks of a profile learn from the stored features of a trunk that does not."""
+    return profile.segmentation.frozen_trunk and has_dense_features(profile)
 
 
 def load_mask(store: ArtifactStore, image_id: str, size: tuple[int, ...]) -> np.ndarray:
@@ -249,13 +261,12 @@ def pseudo_label_recipe(
         config: of the stage.
         parts: what is trained: the encoder, and heads and detectors; see `poly_optimizer`.
         settings: what the result depends on.
-        images: the loss needs the images themselves, even where the features of a frozen trunk are stored.
+        images: the loss needs the images themselves beside the features of a frozen trunk.
     """
     optimizer, schedule = poly_optimizer(config, *parts)
-    stored = run.profile.segmentation.frozen_trunk and has_dense_features(run.profile) and not images
     dataset: Dataset[Any] = (
-        StoredPseudoLabelled(run, parts[0], masks)
-        if stored
+        StoredPseudoLabelled(run, parts[0], masks, images)
+        if learns_from_features(run.profile)
         else PseudoLabelled(run.devkit, run.train_ids, masks, config, run.seed)
     )
     return Recipe(
@@ -321,6 +332,6 @@ def network_settings(run: Run) -> dict[str, Any]:
     """What every network depends on; its masks come on top."""
     config = asdict(run.profile.segmentation)
     del config["scales"], config["supervised"]
-    if config["frozen_trunk"] and has_dense_features(run.profile):
+    if learns_from_features(run.profile):
         config["stored"] = run.profile.features.dense_size
     return run.settings("segment.retraining", classifier=classifier_settings(run), segmentation=config)
