@@ -39,7 +39,7 @@ NETWORKS = [
 
 
 def config(architecture: str, **values: object) -> ClassifierConfig:
-    return replace(NARROW, architecture=architecture, width=4, **values)  # type: ignore[arg-type]
+    return replace(NARROW, architecture=architecture, width=8, **values)  # type: ignore[arg-type]
 
 
 def network(architecture: str, stride: int = 32) -> nn.Module:

@@ -274,7 +274,7 @@ def test_a_start_from_imagenet_asks_torchvision_for_the_weights_of_the_architect
         raise URLError("no route to host")
 
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", unreachable)
-    config = replace(NARROW, architecture=architecture, weights="imagenet")
+    config = replace(NARROW, architecture=architecture, width=8, weights="imagenet")
     with pytest.raises(WorkbookError, match=architecture):
         new_classifier(config, 3, 0)
     assert [url.rpartition("/")[2].partition("-")[0] for url in asked] == [architecture]
@@ -287,10 +287,10 @@ def test_an_unknown_architecture_names_the_known_ones():
 
 
 def test_the_other_network_has_its_own_classifier_layers_and_folder(run: Run):
-    config = OtherNetworkConfig(architecture="resnet18", width=4, weights="random", steps=2)
+    config = OtherNetworkConfig(architecture="resnet18", width=8, weights="random", steps=2)
     run = replace(run, profile=replace(run.profile, other_network=config))
     other = other_network(run)
-    expected = replace(NARROW, architecture="resnet18", width=4, weights="random", steps=2, head_steps=0)
+    expected = replace(NARROW, architecture="resnet18", width=8, weights="random", steps=2, head_steps=0)
     assert other.profile.classifier == expected
     assert other.profile.saliency.layers == config.layers
     assert replace(other.profile, classifier=NARROW, saliency=run.profile.saliency) == run.profile

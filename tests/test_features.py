@@ -68,7 +68,7 @@ def run(tiny_devkit: Path, tmp_path: Path) -> Run:
     config = replace(
         profile.classifier,
         architecture="resnet18",
-        width=4,
+        width=8,
         stride=16,
         pooling="average",
         precision="float32",
@@ -98,13 +98,13 @@ def test_a_head_gets_the_same_tensors_from_the_store_and_from_the_trunk(run: Run
         stored = store.load(image_id, 64, outline.taps)
         assert all(torch.equal(one, other[0]) for one, other in zip(stored, live(image), strict=True))
         assert all(values.dtype == torch.float32 and values.std() > 0 for values in stored)
-    assert store.map(run.val_ids[0], 96, "layer4").shape == (32, 6, 6)
+    assert store.map(run.val_ids[0], 96, "layer4").shape == (64, 6, 6)
     with pytest.raises(WorkbookError, match="no features of layer2 at 96 pixels"):
         store.load(run.val_ids[0], 96, ["layer2"])
 
 
 def test_a_frozen_trunk_stays_what_it_is_in_training() -> None:
-    model = with_running_statistics(new_classifier(ClassifierConfig("resnet18", 4, weights="random"), 3, 0))
+    model = with_running_statistics(new_classifier(ClassifierConfig("resnet18", 8, weights="random"), 3, 0))
     backbone = FrozenBackbone(model, ["layer1", "layer4"])
     net = nn.Sequential(backbone).train()
     images = torch.randn(2, 3, 64, 64, requires_grad=True)
@@ -126,7 +126,7 @@ def test_the_size_is_said_before_and_a_full_disk_is_told(
     extract_features(run, trunk(run))
     assert "features of 9 images: 0.00 GiB" in capsys.readouterr().out
     bytes_of = {path.stem: path.stat().st_size for path in (features_folder(run) / "64").glob("*.npy")}
-    assert bytes_of["layer4"] == 128 + 9 * 32 * 4 * 4 * 2
+    assert bytes_of["layer4"] == 128 + 9 * 64 * 4 * 4 * 2
 
 
 def test_a_killed_extraction_goes_on_where_it_was(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,8 +157,8 @@ def test_features_of_another_trunk_or_of_other_images_are_refused(run: Run) -> N
         open_features(run, trunk(run))
     extract_features(run, trunk(run))
     open_features(with_classifier(run, learning_rate=0.5, head_steps=9), trunk(run))
-    other = with_classifier(run, width=8)
-    with pytest.raises(WorkbookError, match=r"trunk.width = 4, but this run uses 8"):
+    other = with_classifier(run, width=16)
+    with pytest.raises(WorkbookError, match=r"trunk.width = 8, but this run uses 16"):
         open_features(other, trunk(other))
     with pytest.raises(WorkbookError, match=r"trunk.seed = 0, but this run uses 1"):
         open_features(replace(run, seed=1), trunk(run))
@@ -361,7 +361,7 @@ def test_the_head_over_stages_gives_scores_at_the_finest_grid() -> None:
     scores.sum().backward()
     assert all(weight.grad is not None for weight in stages_head.parameters())
     with pytest.raises(WorkbookError, match=r"segmentation\.head 'fcn' is unknown; use one of largefov, stages"):
-        SegmentationNet(3, new_classifier(ClassifierConfig("resnet18", 4, weights="random"), 3, 0), head="fcn")
+        SegmentationNet(3, new_classifier(ClassifierConfig("resnet18", 8, weights="random"), 3, 0), head="fcn")
 
 
 def test_the_profile_says_what_is_stored(run: Run) -> None:

@@ -485,7 +485,7 @@ def test_networks_start_alike_whatever_was_drawn_before(run: Run):
 
 
 def test_a_network_over_another_architecture(run: Run):
-    classifier = replace(NARROW, architecture="resnet18")
+    classifier = replace(NARROW, architecture="resnet18", width=8)
     torch.manual_seed(0)
     network = retraining.new_network(run, new_classifier(classifier, 3, seed=0))
     assert predict(network.eval(), noise(20, 30), [32]).shape == (4, 20, 30)

@@ -13,9 +13,13 @@ from torch import Tensor, nn
 from torchvision.models import ResNet
 from torchvision.models.resnet import BasicBlock
 
+from wsseg_core.base.errors import WorkbookError
 from wsseg_core.nets.backbones import RESNET
 
 FULL_WIDTH = 64
+MIN_WIDTH = (
+    8  # below, the gradient of a strided 1×1 convolution overruns its memory on processors with AVX2 (oneDNN 3.13)
+)
 
 
 class FcnResNet18(ResNet):
@@ -23,10 +27,15 @@ class FcnResNet18(ResNet):
 
     Args:
         num_classes: C, foreground classes.
-        width: channels of the first stage (ResNet-18: 64); the other stages follow in ResNet's proportions.
+        width: channels of the first stage (ResNet-18: 64), 8 or more; the other stages follow in ResNet's proportions.
+
+    Raises:
+        WorkbookError: it is narrower.
     """
 
     def __init__(self, num_classes: int, width: int = FULL_WIDTH) -> None:
+        if width < MIN_WIDTH:
+            raise WorkbookError(f"a ResNet-18 of width {width} is too narrow; use {MIN_WIDTH} or more")
         self.width = width
         super().__init__(BasicBlock, [2, 2, 2, 2])
         self.num_classes = num_classes
