@@ -131,6 +131,26 @@ def test_the_scaled_widths_are_the_ones_used():
     assert near[45] < 0.502 < 0.507 < far[45]
 
 
+def by_neighbours(maps: np.ndarray) -> np.ndarray:
+    """Between the middles of four pixels, a quarter of the way from the first: bilinear weights 9, 3, 3 and 1."""
+    corners = maps[:, :-1, :-1], maps[:, :-1, 1:], maps[:, 1:, :-1], maps[:, 1:, 1:]
+    return sum(weight * corner for weight, corner in zip((9, 3, 3, 1), corners, strict=True)) / 16
+
+
+def test_a_large_image_is_made_smaller_for_the_crf_alone():
+    """Of blocks of 2×2 equal pixels the half image says everything; what comes back has the size of the image."""
+    image, probabilities, _ = two_regions(size=12)
+    large, large_maps = image.repeat(2, 0).repeat(2, 1), probabilities.repeat(2, 1).repeat(2, 2)
+    half = dense_crf(image, probabilities, PAPER)
+    found = dense_crf(large, large_maps, replace(PAPER, max_side=12))
+    assert found.shape == large_maps.shape
+    np.testing.assert_allclose(found.sum(0), 1, atol=1e-4)
+    np.testing.assert_allclose(found[:, 1:-1:2, 1:-1:2], by_neighbours(half), atol=1e-4)
+    same = dense_crf(large, large_maps, replace(PAPER, max_side=24))
+    np.testing.assert_array_equal(same, dense_crf(large, large_maps, PAPER))
+    assert dense_crf(large[:, :3], large_maps[:, :, :3], replace(PAPER, max_side=1)).shape == (2, 24, 3)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1)])
 def test_tiny_images(shape):
     image = np.zeros((*shape, 3), np.uint8)

@@ -155,6 +155,7 @@ class CrfConfig:
     gamma_beta: float = _ranged(10.0, 1e-3, 1e6)  # in grey levels of 0..255, so never scaled with the image
     gamma_gamma: float = _ranged(3.0, 1e-3, 1e6)
     iterations: int = _ranged(10, 0, 10_000)  # the paper does not say
+    max_side: int = _ranged(0, 0)  # larger images are scaled to this longest side for the CRF alone; 0: never
 
 
 @dataclass(frozen=True)

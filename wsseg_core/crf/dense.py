@@ -9,7 +9,8 @@ Energy of a labelling x of all pixels (DCSM 3.4; Krähenbühl & Koltun, NIPS 201
 with p the position and I the colour of a pixel. Mean-field inference gives the marginals.
 Source: Shimoda & Yanai, "Distinct Class-specific Saliency Maps for Weakly Supervised Semantic Segmentation",
 ECCV 2016. Departures: pydensecrf divides each kernel by its sum over the neighbours (symmetrically), which the
-equation does not print, and filters on a permutohedral lattice, so a kernel is approximate.
+equation does not print, and filters on a permutohedral lattice, so a kernel is approximate. Where `max_side` asks for
+it, a photograph is made smaller first and its marginals larger again: half the side takes a quarter of the time.
 """
 
 import math
@@ -19,6 +20,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
+import cv2
 import numpy as np
 
 from wsseg_core.base.config import CrfConfig
@@ -58,21 +60,24 @@ class DenseCrf:
     def __init__(self, image: np.ndarray, config: CrfConfig) -> None:
         _check_config(config)
         check_image(image, "dense CRF")
-        self.image, self.config = image, scale_widths(config, *image.shape[:2])
+        self.image = _shrunk(image, config.max_side)  # what the kernels are built of
+        self.size, self.config = image.shape[:2], scale_widths(config, *self.image.shape[:2])
         self._models: dict[int, Any] = {}
 
     def __call__(self, probabilities: np.ndarray) -> np.ndarray:
         """Marginals, float32 (K, H, W), of class maps, float (K, H, W) in [0, 1]."""
-        _check_probabilities(self.image, probabilities)
+        _check_probabilities(self.size, probabilities)
         num_labels = len(probabilities)
         if num_labels == 1:
             return probabilities.astype(np.float32)
         if num_labels not in self._models:
             self._models[num_labels] = self._build(num_labels)
         model = self._models[num_labels]
-        unary = -np.log(probabilities.clip(MIN_PROBABILITY, 1.0)).reshape(num_labels, -1)  # (K, H*W)
+        size = self.image.shape[:2]
+        unary = -np.log(_resized(probabilities, size).clip(MIN_PROBABILITY, 1.0)).reshape(num_labels, -1)  # (K, h*w)
         model.setUnaryEnergy(np.ascontiguousarray(unary, dtype=np.float32))
-        return np.array(model.inference(self.config.iterations), dtype=np.float32).reshape(probabilities.shape)
+        marginals = np.array(model.inference(self.config.iterations), dtype=np.float32)
+        return _resized(marginals.reshape(num_labels, *size), self.size)
 
     def _build(self, num_labels: int) -> Any:
         config, (height, width) = self.config, self.image.shape[:2]
@@ -83,6 +88,25 @@ class DenseCrf:
             colours = np.array(self.image, order="C")  # a copy, because pydensecrf asks for a writable one
             model.addPairwiseBilateral(sxy=config.gamma_alpha, srgb=config.gamma_beta, rgbim=colours, compat=config.w1)
         return model
+
+
+def _shrunk(image: np.ndarray, max_side: int) -> np.ndarray:
+    """An image, uint8 (H, W, 3), whose longest side is at most `max_side`; as it is with 0."""
+    height, width = image.shape[:2]
+    ratio = max_side / max(height, width)
+    if not 0 < ratio < 1:
+        return image
+    size = max(1, round(width * ratio)), max(1, round(height * ratio))
+    return cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA)
+
+
+def _resized(maps: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Maps, float (K, H, W), at another size (h, w): means where it is smaller, bilinear where it is larger."""
+    if maps.shape[1:] == tuple(size):
+        return maps
+    kind = cv2.INTER_AREA if size[0] < maps.shape[1] or size[1] < maps.shape[2] else cv2.INTER_LINEAR
+    rows = np.ascontiguousarray(maps)
+    return np.stack([cv2.resize(row, (size[1], size[0]), interpolation=kind) for row in rows])
 
 
 def dense_crf_images(
@@ -131,10 +155,10 @@ def check_range(probabilities: np.ndarray, model: str) -> None:
         )
 
 
-def _check_probabilities(image: np.ndarray, probabilities: np.ndarray) -> None:
-    if probabilities.ndim != 3 or not len(probabilities) or probabilities.shape[1:] != image.shape[:2]:
+def _check_probabilities(size: tuple[int, ...], probabilities: np.ndarray) -> None:
+    if probabilities.ndim != 3 or not len(probabilities) or probabilities.shape[1:] != size:
         raise WorkbookError(
-            f"dense CRF: class maps must be (K, H, W) = (K, {image.shape[0]}, {image.shape[1]}) like the image, "
+            f"dense CRF: class maps must be (K, H, W) = (K, {size[0]}, {size[1]}) like the image, "
             f"not {probabilities.shape}; resize them to the image first"
         )
     check_range(probabilities, "dense CRF")

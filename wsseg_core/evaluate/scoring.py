@@ -227,4 +227,6 @@ def crf_text(values: Mapping[str, float] | None, source: str = "") -> str:
         return "none"
     names = ("w1", "w2", "gamma_alpha", "gamma_beta", "gamma_gamma")
     text = "/".join(f"{values[name]:g}" for name in names) + f", {values['iterations']} iterations"
+    if values["max_side"]:
+        text += f", {values['max_side']} px"
     return f"{text}; {source}" if source else text
