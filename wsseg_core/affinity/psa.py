@@ -5,7 +5,7 @@ Segmentation" (PSA), CVPR 2018; `pairs` has its equations. Here they are applied
 stage after the other: what a stage wrote is read by the next; `seeds` draws masks of the maps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -273,21 +273,37 @@ def extract_walks(run: Run, model: AffinityNet, ids: Sequence[str]) -> ArtifactS
     Raises:
         WorkbookError: there are no CAMs, or they were made under other settings.
     """
-    cams, config = open_cams(run), run.profile.affinity
+    cams, walk_image = open_cams(run), walker(run, model)
     store = ArtifactStore.create(run.artifacts("walks"), walk_settings(run), NOTEBOOK)
-    features = open_features(run, model.backbone.trunk) if stored_affinity(run) else None
-    size = run.profile.features.dense_size
-    values = (run.profile.cam.alpha, config.beta, config.walk_steps, config.radius)
     for image_id in tqdm(store.missing(ids), desc="random walks", mininterval=1.0):
-        image = run.devkit.image(image_id)
-        classes, cam = load_cams(cams, image_id, image.shape[:2])
-        walked = (
-            walk_stored(model, features.load(image_id, size, model.backbone.names), cam, *values)
-            if features
-            else walk(model, image, cam, *values)
-        )
-        store.save(image_id, classes=classes, walked=walked.half().cpu().numpy())
+        classes, cam = load_cams(cams, image_id, run.devkit.image(image_id).shape[:2])
+        store.save(image_id, classes=classes, walked=walk_image(image_id, cam).half().cpu().numpy())
     return store
+
+
+def walker(run: Run, model: AffinityNet) -> Callable[..., Tensor]:
+    """How CAMs of the run's images walk: along the affinities of stored features where the network learnt from them.
+
+    Args:
+        run: the run.
+        model: see `extract_walks`.
+
+    Returns:
+        A function of an image id and its CAMs, float (K, H, W) in [0, 1]; and of alpha of the background and the steps
+        t, the profile's when left out. It returns what `pairs.walk` does, and raises its errors.
+    """
+    config, size = run.profile.affinity, run.profile.features.dense_size
+    features = open_features(run, model.backbone.trunk) if stored_affinity(run) else None
+
+    def walk_image(
+        image_id: str, cam: Tensor, alpha: float = run.profile.cam.alpha, steps: int = config.walk_steps
+    ) -> Tensor:
+        values = (alpha, config.beta, steps, config.radius)
+        if features:
+            return walk_stored(model, features.load(image_id, size, model.backbone.names), cam, *values)
+        return walk(model, run.devkit.image(image_id), cam, *values)
+
+    return walk_image
 
 
 def walk_settings(run: Run) -> dict[str, Any]:
