@@ -26,8 +26,8 @@ STRONG = CrfConfig(w1=8.0, gamma_beta=60.0, iterations=3)
 class MadeUpMaps:
     """Stands in for `SavedMaps`: class 0 is detected everywhere, class 1 in every other image, none in the first."""
 
-    def __init__(self, run: Run) -> None:
-        self.devkit, self.known_labels = run.devkit, False
+    def __init__(self, run: Run, known_labels: bool = False) -> None:
+        self.devkit, self.known_labels = run.devkit, known_labels
         self.depends_on = {"steps": run.profile.classifier.steps}
 
     def of(self, image_id: str) -> ImageMaps:

@@ -9,8 +9,16 @@ import pytest
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.data.run import Run, open_run
 from wsseg_core.evaluate.claims import Claim, Relation
-from wsseg_core.evaluate.metrics import REQUIRED_DETAILS, TEST_PROTOCOL, Scores, mean_iou
-from wsseg_core.evaluate.spread import claims_over_seeds, judge_seeds, read_seeds, seeds_text, spread_table
+from wsseg_core.evaluate.metrics import REQUIRED_DETAILS, TEST_PROTOCOL, Interval, Scores, mean_iou
+from wsseg_core.evaluate.spread import (
+    claims_over_seeds,
+    judge_seeds,
+    mean_figure,
+    pooled_figures,
+    read_seeds,
+    seeds_text,
+    spread_table,
+)
 from wsseg_core.evaluate.tables import write_table
 from wsseg_core.evaluate.verdicts import Outcome, judge
 
@@ -65,6 +73,19 @@ def test_spread_of_two_seeds_by_hand(tmp_path: Path) -> None:
     assert first["deviation"] == pytest.approx(abs(one - other) / math.sqrt(2))
     write_table(table, tmp_path, "spread", "caption")
     assert "seed 3" in (tmp_path / "spread.md").read_text()
+
+
+def test_headline_numbers_are_means_over_seeds_with_an_interval_over_images() -> None:
+    by_seed = {0: run_of(0, a=100), 1: run_of(1, a=300)}
+    figure = pooled_figures(by_seed, samples=200)["a"]
+    assert figure["value"] == pytest.approx(np.mean([scores_of["a"].mean_iou for scores_of in by_seed.values()]))
+    assert figure["low"] < figure["value"] < figure["high"]
+    assert (figure["split"], figure["protocol"]) == ("val", TEST_PROTOCOL)
+    alone = pooled_figures({0: by_seed[0]}, samples=200)["a"]
+    assert [alone[end] for end in ("value", "low", "high")] == pytest.approx(
+        list(vars(by_seed[0]["a"].interval(200)).values())
+    )
+    assert mean_figure([{"value": 1, "low": 0, "high": 4}, {"value": 3, "low": 1, "high": 6}]) == Interval(2, 0.5, 5)
 
 
 def test_one_seed_has_no_deviation_and_says_so() -> None:

@@ -78,6 +78,8 @@ def write_run(run: Run) -> None:
     score_settings(run, "06_seeds", run.train_ids, "train", rows, cam.NOTEBOOK, MadeUpSeeds(run))
     dcsm = [dcsm_setting(run.profile, "dcsm_crf", crf=True)]
     score_settings(run, "06_dcsm", run.val_ids, "val", dcsm, cam.NOTEBOOK)
+    known = [replace(dcsm[0], name="dcsm_crf_known")]
+    score_settings(run, "06_dcsm_known", run.val_ids, "val", known, cam.NOTEBOOK, MadeUpMaps(run, known_labels=True))
     names = [*(setting.name for setting in static_settings(run.profile)), dcsm_seeds.NAME]
     stores = {name: write_masks(run, name, STATIC) for name in names}
     rows = [StoredSetting(f"{name}_seed", name) for name in names]
@@ -100,6 +102,7 @@ def made_up() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("wsseg_core.data.run.code_fingerprint", lambda modules: ", ".join(modules))
         patch.setattr(scoring, "SavedMaps", MadeUpMaps)
+        patch.setattr(stages, "SavedMaps", MadeUpMaps)
         patch.setattr(stages, "SeedMaps", MadeUpSeeds)
         patch.setattr(stages, "open_refined", lambda run, setting: open_masks(run, setting.name))
         yield
@@ -134,6 +137,7 @@ def test_every_row_that_the_claims_of_the_last_stages_need_is_read(run: Run) -> 
     for name, row in scores.items():
         of_network = name.startswith("net_") or name == "dcsm_crf"
         ids, protocol = (run.val_ids, "test") if of_network else (run.train_ids, "seed")
+        ids = run.val_ids if name == "dcsm_crf_known" else ids
         assert (row.image_ids, row.details["protocol"]) == (tuple(ids), protocol)
 
 

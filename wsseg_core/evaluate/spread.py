@@ -6,7 +6,7 @@ repeated from another seed, on the same images: the number would move as much wi
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,29 @@ def spread_table(by_seed: SeedScores) -> pd.DataFrame:
         row |= {"mean": float(np.mean(numbers)), "lowest": min(numbers), "highest": max(numbers)}
         rows.append(row | {"deviation": deviation})
     return pd.DataFrame(rows)
+
+
+def pooled_figures(by_seed: SeedScores, samples: int = 1000) -> dict[str, dict[str, Any]]:
+    """The mean over seeds of every row, for `tables.write_figures`.
+
+    Args:
+        by_seed: what `read_seeds` gives; at least one seed.
+        samples: resamples of the bootstrap; see `judge_seeds`.
+
+    Returns:
+        By row: `value`, percent, and its 95 % interval over images, `low` and `high`; `split` and `protocol`.
+    """
+    figures = {}
+    for name, scores in next(iter(by_seed.values())).items():
+        mean = float(np.mean([scores_of[name].mean_iou for scores_of in by_seed.values()]))
+        interval = percentile_interval(mean, _draws(name, by_seed, samples).mean(1))
+        figures[name] = asdict(interval) | {key: scores.details[key] for key in ("split", "protocol")}
+    return figures
+
+
+def mean_figure(figures: Sequence[Mapping[str, float]]) -> Interval:
+    """The mean of one headline number over repetitions on the same images; its interval is the mean of theirs."""
+    return Interval(*(float(np.mean([figure[end] for figure in figures])) for end in ("value", "low", "high")))
 
 
 @dataclass(frozen=True)

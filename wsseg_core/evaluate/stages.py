@@ -14,6 +14,7 @@ from wsseg_core.refine import dynamic_stage, static_stage
 from wsseg_core.refine.dynamic_stage import dynamic_settings, training_settings
 from wsseg_core.refine.static_stage import open_refined, static_settings
 from wsseg_core.saliency import dcsm_seeds
+from wsseg_core.saliency.dcsm import SavedMaps
 from wsseg_core.segment.predictions import SegmentationMaps
 from wsseg_core.segment.retraining import network_folder
 
@@ -21,13 +22,16 @@ from wsseg_core.segment.retraining import network_folder
 def stage_scores(run: Run) -> dict[str, Scores]:
     """Everything that notebooks 06, 07 and 08 scored on all images, by the names of `wsseg_core.evaluate.claims`.
 
-    Seeds are on the training images in the seed protocol; networks, and DCSM beside them, on val in the test protocol.
+    Seeds are on the training images in the seed protocol; networks, and DCSM beside them, on val in the test protocol;
+    `dcsm_crf_known` is DCSM there with the labels known.
 
     Raises:
         WorkbookError: one of these notebooks has not run to its end, or some of it under other settings.
     """
     scores = read_scores(run, "06_seeds", run.train_ids, cam.NOTEBOOK, SeedMaps(run))
     scores |= read_scores(run, "06_dcsm", run.val_ids, cam.NOTEBOOK)
+    known = SavedMaps(run, known_labels=True)
+    scores |= read_scores(run, "06_dcsm_known", run.val_ids, cam.NOTEBOOK, known)
     scores |= read_scores(run, "07_seeds", run.train_ids, static_stage.NOTEBOOK, _refined(run))
     for name, network, made_by, settings in _networks(run):
         ArtifactStore.open(network_folder(run, network), made_by, settings)
