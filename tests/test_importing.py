@@ -422,7 +422,10 @@ def test_run_length_codes_there_and_back(seed):
 class TestKinds:
     def test_unknown_and_missing(self, source):
         refused("nothing is there", source)
-        source.mkdir()
+        (source / "cat").mkdir(parents=True)
+        (source / "dog").mkdir()
+        refused("holds no images; put them there, as horse/1.jpg and zebra/2.jpg", source)
+        picture(source / "1.jpg")
         refused("of no form that is known; name one with --kind: folders, cyclegan", source)
         refused("no kind 'yolo' of data sets; use one of folders", source, "yolo")
 

@@ -53,6 +53,10 @@ def test_what_is_refused(tiny_devkit: Path, tmp_path: Path) -> None:
     with pytest.raises(WorkbookError, match=r"mine.toml: is there already"):
         write_profile(path, tiny_devkit)
     assert path.read_text() == before
+    with pytest.raises(
+        WorkbookError, match=r"nowhere: no such folder; `wsseg data import PATH --out \S+nowhere` makes"
+    ):
+        write_profile(tmp_path / "other.toml", tmp_path / "nowhere")
     for name in ("toy.toml", "mine.txt"):
         with pytest.raises(WorkbookError, match="no name for a profile of your own"):
             write_profile(tmp_path / name, tiny_devkit)

@@ -10,7 +10,9 @@ from wsseg_core.base.errors import WorkbookError
 
 data_app = typer.Typer(no_args_is_help=True, help="Draw, download, import or check a data set.")
 
-ProfileOption = Annotated[str, typer.Option(help="smoke, toy, voc, or the TOML file of a profile of your own.")]
+ProfileOption = Annotated[
+    str, typer.Option(help="smoke, toy, animals, voc, or the TOML file of a profile of your own.")
+]
 
 
 @data_app.command("toyvoc")

@@ -32,6 +32,10 @@ def write_profile(path: Path, root: Path, val_split: str = "val") -> Path:
         raise WorkbookError(f"{path}: no name for a profile of your own; use one like mine.toml")
     if path.exists():
         raise WorkbookError(f"{path}: is there already; give another name, or delete it first")
+    if not root.is_dir():
+        raise WorkbookError(
+            f"{root}: no such folder; `wsseg data import PATH --out {root}` makes a devkit of your data"
+        )
     devkit = VocDevkit(root)
     train, val = devkit.ids("train"), devkit.ids(val_split)
     if len(train) < 2:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from wsseg_core.data.images import DevkitError
 from wsseg_core.data.importing import coco, coloured, folders, labelme, table
-from wsseg_core.data.importing.dataset import ImportedData
+from wsseg_core.data.importing.dataset import ImportedData, is_image
 
 
 class Form(NamedTuple):
@@ -38,6 +38,9 @@ FORMS = {
 }
 
 
+EXAMPLES = ("horse/1.jpg and zebra/2.jpg", "one folder with a table labels.csv")  # of the forms of most people
+
+
 def read_dataset(path: Path, kind: str = "", names: Sequence[str] = ()) -> tuple[str, ImportedData]:
     """Read a data set, whose form is found out where it is not named.
 
@@ -61,6 +64,8 @@ def read_dataset(path: Path, kind: str = "", names: Sequence[str] = ()) -> tuple
         found = [name for name, form in FORMS.items() if form.recognises(path)]
         if len(found) != 1 and (path / "JPEGImages").is_dir() and (path / "ImageSets").is_dir():
             raise DevkitError(path, "is a devkit already", f"look at it with `wsseg data check {path}`")
+        if not found and path.is_dir() and not any(map(is_image, path.rglob("*"))):
+            raise DevkitError(path, "holds no images", f"put them there, as {', or as '.join(EXAMPLES)}")
         if not found:
             raise DevkitError(path, "is a data set of no form that is known", f"name one with --kind: {known}")
         if len(found) > 1:
