@@ -16,6 +16,8 @@ PIP = $(UV) pip install --torch-backend $(TORCH) --constraints .venv/locked.txt
 INSTALL_BUILD = $(UV) venv --allow-existing --python $(PYTHON) .venv \
 	&& $(UV) export --quiet --locked --no-hashes --no-emit-project --output-file .venv/locked.txt \
 	&& $(PIP) --group build && $(PIP) --group dev --editable .
+# Every notebook starts Python anew; where this variable keeps it from storing what it compiled, that is ten seconds each.
+unexport PYTHONDONTWRITEBYTECODE
 STOP = { echo "make: $(1)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
