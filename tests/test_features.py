@@ -327,7 +327,7 @@ def test_affinities_and_scores_are_the_same_from_the_store_and_from_the_image(ru
             backbone = net.backbone if net is affinity_net else net.encoder.backbone
             maps = [values[None] for values in store.load(run.val_ids[0], 64, backbone.names)]
             found, expected = net(maps), net(image.to(memory_format=torch.channels_last))
-            pairs = zip(found, expected, strict=True) if net is network else [(found, expected)]
+            pairs = zip(found[:3], expected[:3], strict=True) if net is network else [(found, expected)]
             assert all(torch.equal(*pair) or torch.allclose(*pair, atol=1e-6) for pair in pairs)
 
 

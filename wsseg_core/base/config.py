@@ -297,6 +297,20 @@ class DynamicConfig:
 
 
 @dataclass(frozen=True)
+class SelfTrainingConfig:
+    """Self-training (notebook 09); what is not here is as in SegmentationConfig."""
+
+    epochs: int = _ranged(5, 1, 1000)
+    steps: int = _ranged(1_000, 1)  # of each epoch
+    learning_rate: float = _ranged(1e-3, 0, 10)  # of the encoder; the head learns ten times faster
+    channels: int = _ranged(512, 1, 65_536)  # of the head, as in DFN
+    floor: float = _ranged(0.25, 0, 1)  # share of its earlier area below which a class keeps its pixels
+
+    def __post_init__(self) -> None:
+        _check_ranges(self, "self_training")
+
+
+@dataclass(frozen=True)
 class OtherNetworkConfig:
     """A second classifier, to show that the method is not tied to VGG-16; all else is as in ClassifierConfig."""
 
@@ -352,6 +366,7 @@ class Profile:
     segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
     difference: DifferenceConfig = field(default_factory=DifferenceConfig)
     dynamic: DynamicConfig = field(default_factory=DynamicConfig)
+    self_training: SelfTrainingConfig = field(default_factory=SelfTrainingConfig)
     sweeps: SweepConfig = field(default_factory=SweepConfig)
 
 

@@ -26,6 +26,9 @@ CRF, as published, except `dcsm` and `simonyan`. In `net_psa_crf` it is the CRF 
     net_static, net_dcsm_seeds, ..._crf        networks trained on `static_seed` and on `dcsm_crf_seed`; the same
     net_supervised, ..._crf                    network trained on true masks, the upper bound; the same
     net_dynamic, net_dynamic_one_module, ..., ..._crf   dynamic stage and its ablations; the same
+    net_selftrain, net_selftrain_first, ...    self-training after its last epoch, its first, variants; without CRF
+    selftrain_seed, ...                        the labels that it drew last, within those of the images
+    net_equal_steps                            the same network, as many steps on `psa_seed`
 
 Seeds are scored on train in the seed protocol, networks on val in the test protocol; no claim mixes the two.
 """
@@ -207,5 +210,20 @@ _DYNAMIC = (
           "net_dynamic_crf", ("net_dynamic_fixed_seed_crf",), Relation.GREATER),
 )  # fmt: skip
 
+_TALK = "talk on self-training, 2019"
+
+_SELF_TRAINING = (
+    Claim("selftrain-cam", "self-training makes better labels than the CAMs that it starts from", _TALK,
+          "selftrain_seed", ("cam_seed",), Relation.GREATER),
+    Claim("selftrain-epochs", "the last epoch has a better network than the first", _TALK,
+          "net_selftrain", ("net_selftrain_first",), Relation.GREATER),
+    Claim("selftrain-loop", "from PSA's seeds, the loop beats as many steps on the seeds alone", OWN_QUESTION,
+          "net_selftrain_psa", ("net_equal_steps",), Relation.GREATER),
+    Claim("selftrain-floor", "a floor that keeps classes alive helps", OWN_QUESTION,
+          "net_selftrain", ("net_selftrain_no_floor",), Relation.GREATER),
+    Claim("selftrain-crf", "a CRF in the loop helps", OWN_QUESTION,
+          "net_selftrain_crf_loop", ("net_selftrain",), Relation.GREATER),
+)  # fmt: skip
+
 LAST_STAGES = _SEEDS + _STATIC + _DYNAMIC  # notebooks 06 to 08, which `wsseg run --seeds` repeats
-CLAIMS = _DCSM + _FORWARD + LAST_STAGES
+CLAIMS = _DCSM + _FORWARD + LAST_STAGES + _SELF_TRAINING

@@ -49,6 +49,15 @@ NETWORKS = {
     "dynamic_one_module": "dynamic, one module",
     "dynamic_seed_target": "dynamic, second module against the seed",
     "dynamic_fixed_seed": "dynamic, seed fixed (control)",
+    "selftrain": "self-training from CAM seeds",
+    "selftrain_first": "self-training, first epoch",
+    "selftrain_psa": "self-training from PSA seeds",
+    "selftrain_dcsm": "self-training from DCSM seeds",
+    "selftrain_crf_loop": "self-training, CRF in the loop",
+    "selftrain_soft": "self-training, soft labels",
+    "selftrain_no_floor": "self-training, no floor",
+    "selftrain_restart": "self-training, each epoch anew",
+    "equal_steps": "as many steps on PSA seeds",
 }
 ORDERS = {
     "subtract_then_normalise": "subtract, then normalise",
@@ -69,6 +78,9 @@ def _sizes(ratios: str) -> str:
 
 # What a name looks like, and the words for its parts; the first form that fits is taken.
 FORMS: tuple[tuple[str, Callable[..., str]], ...] = (
+    (r"net_(.+)_epoch(\d+)", lambda name, epoch: f"{network_label(name)}, epoch {epoch}"),
+    (r"(selftrain\w*)_epoch(\d+)_seed", lambda name, epoch: f"labels of {network_label(name)}, epoch {epoch}"),
+    (r"(selftrain\w*)_seed", lambda name: f"labels of {network_label(name)}"),
     (r"net_(.+?)(_crf)?", _with_crf(NETWORKS)),
     (r"(.+?)(_crf)?_seed", _with_crf(SEEDS)),
     (r"(\w+)-alpha([\d.]+)", lambda name, alpha: f"{row_label(name)}, α = {alpha}"),

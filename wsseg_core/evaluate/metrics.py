@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import maximum_filter
 
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.base.files import plain, write_atomically
@@ -87,6 +88,45 @@ def mean_iou(confusion: np.ndarray) -> Any:
     total = np.where(known, per_class, 0).sum(-1)
     count = known.sum(-1)
     return 100 * np.divide(total, count, out=np.full_like(total, np.nan, dtype=np.float64), where=count > 0)[()]
+
+
+def boundary_band(truth: np.ndarray, width: int) -> np.ndarray:
+    """The pixels around true borders, a trimap: where a mask is hardest to get right.
+
+    Kohli, Ladicky & Torr, IJCV 2009, as Krähenbühl & Koltun, NIPS 2011, score with it. A border is where two labels
+    meet; void pixels, which VOC lays over its borders, belong to it as a label of their own.
+
+    Args:
+        truth: integer (H, W), 0..C or 255 for void.
+        width: of the band to either side, in pixels; 1 or more.
+
+    Returns:
+        bool (H, W): no farther from a border than `width`, by the longer of the two ways along rows and columns.
+    """
+    edge = np.zeros(truth.shape, bool)
+    for axis in (0, 1):
+        differ = np.moveaxis(np.diff(truth.astype(np.int16), axis=axis) != 0, axis, 0)
+        lines = np.moveaxis(edge, axis, 0)  # a view, through which both sides of a border are marked
+        lines[:-1] |= differ
+        lines[1:] |= differ
+    return maximum_filter(edge, size=2 * width - 1)
+
+
+def share_above(scores: "Scores", percent: float, samples: int = 1000, seed: int = 0) -> "Interval":
+    """How many images are drawn well: the share whose own mean IoU is above a number, in percent.
+
+    Args:
+        scores: of a method.
+        percent: of mean IoU, over the labels that the image or its prediction has.
+        samples: resamples of the bootstrap over images.
+        seed: of the resamples.
+    """
+    per_image = np.asarray(mean_iou(scores.confusions))
+    counted = np.isfinite(per_image)  # else nothing of it was scored
+    good = np.stack([counted & (per_image > percent), counted], axis=1).astype(np.int64)  # (n, 2)
+    total, draws = good.sum(0), bootstrap_sums(good, samples, seed)
+    shares = 100 * draws[:, 0] / np.maximum(draws[:, 1], 1)
+    return percentile_interval(100 * total[0] / max(total[1], 1), shares)
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,13 @@ from wsseg_core.evaluate.metrics import (
     VOID,
     Scores,
     bootstrap_sums,
+    boundary_band,
     confusion_matrix,
     percentile_interval,
 )
 from wsseg_core.saliency.dcsm import ImageMaps, SavedMaps, Setting
 
+BOUNDARY_WIDTH = 5  # pixels to either side of a true border; VOC's void borders take about 2 of them
 FEW_MASKS = 600  # drawn sooner than other processes start
 TrueMask = Callable[[str], np.ndarray]  # the mask of an image, by kind: "class" or "parts"
 Measure = Callable[[Any, TrueMask, Sequence[Any]], np.ndarray]
@@ -78,6 +80,24 @@ def score_settings(
     if not any(row.confusions.any() for row in scores.values()):
         print(f"{name}: not scored, as no image of {split} has a mask")
     return scores
+
+
+def score_boundaries(
+    run: Run,
+    name: str,
+    ids: Sequence[str],
+    split: str,
+    settings: Sequence[Any],
+    made_by: str,
+    source: Source | None = None,
+) -> dict[str, Scores]:
+    """The same, of the pixels within `BOUNDARY_WIDTH` of a true border alone; arguments of `score_settings`.
+
+    Returns:
+        Scores by the names of the settings, whose mean IoU is the boundary IoU.
+    """
+    store = _measure_all(run, name, ids, split, settings, made_by, _boundary_confusions, source)
+    return load_scores(run, store, ids)
 
 
 def score_reliability(
@@ -165,6 +185,13 @@ def _confusions(maps: ImageMaps, truth: TrueMask, settings: Sequence[Setting]) -
     """int64 (rows, C+1, C+1)."""
     true_mask, classes = truth("class"), len(maps.probabilities)
     return np.stack([confusion_matrix(true_mask, mask, classes) for mask in maps.masks(settings)])
+
+
+def _boundary_confusions(maps: ImageMaps, truth: TrueMask, settings: Sequence[Setting]) -> np.ndarray:
+    """int64 (rows, C+1, C+1)."""
+    true_mask, classes = truth("class"), len(maps.probabilities)
+    banded = np.where(boundary_band(true_mask, BOUNDARY_WIDTH), true_mask, VOID)
+    return np.stack([confusion_matrix(banded, mask, classes) for mask in maps.masks(settings)])
 
 
 def _part_counts(maps: ImageMaps, truth: TrueMask, settings: Sequence[Setting]) -> np.ndarray:

@@ -53,5 +53,5 @@ class DynamicNet(nn.Module):
     def forward(self, images: Tensor | list[Tensor]) -> Branches:
         """Map normalised images (B, 3, H, W), or what the encoder's trunk gives for them, to what both branches say."""
         low, deep = self.segmentation.encoder(images)
-        scores, high = self.segmentation.head(deep)
+        scores, high, *_ = self.segmentation.head(deep)
         return Branches(Features(scores, low, high), self.sub_head(deep)[0])

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.data.images import VOID
 from wsseg_core.nets.backbones import Backbone, FrozenBackbone, outline_of, resized
+from wsseg_core.nets.dfn import DfnHead
 
 STRIDE = 8  # of the scores and the features
-HEADS = ("largefov", "stages")
+HEADS = ("largefov", "stages", "dfn")
 
 
 class Features(NamedTuple):
@@ -28,15 +29,17 @@ class Features(NamedTuple):
         scores: float (B, C+1, h, w), before the softmax; the background first.
         low: e^l of SSDD, float (B, channels, h, w): features of the first block.
         high: e^h of SSDD, float (B, channels, h, w): features of the head, before its scores.
+        sides: scores of other stages, float (B, C+1, h', w'), which learn the same masks; of `dfn.DfnHead` alone.
     """
 
     scores: Tensor
     low: Tensor
     high: Tensor
+    sides: tuple[Tensor, ...] = ()
 
     def detach(self) -> "Features":
-        """The same numbers, through which no gradient flows back."""
-        return Features(*(values.detach() for values in self))
+        """The same numbers but those of the sides, through which no gradient flows back."""
+        return Features(self.scores.detach(), self.low.detach(), self.high.detach())
 
 
 class Encoder(nn.Module):
@@ -169,7 +172,7 @@ class SegmentationNet(nn.Module):
         channels: see `LargeFovHead`.
         dilation: see `LargeFovHead`.
         dropout: see `LargeFovHead`.
-        head: "largefov" for `LargeFovHead`, "stages" for `StagesHead`.
+        head: "largefov" for `LargeFovHead`, "stages" for `StagesHead`, "dfn" for `dfn.DfnHead`.
         frozen: the encoder does not learn, see `Encoder`.
 
     Raises:
@@ -190,19 +193,21 @@ class SegmentationNet(nn.Module):
         if head not in HEADS:
             raise WorkbookError(f"segmentation.head {head!r} is unknown; use one of {', '.join(HEADS)}")
         self.num_classes = num_classes
-        self.encoder = Encoder(classifier, head == "stages", frozen)
-        values = num_classes, channels, dilation, dropout
-        self.head: LargeFovHead | StagesHead = (
-            StagesHead(self.encoder.channels, *values)
-            if head == "stages"
-            else LargeFovHead(self.encoder.deep_channels, *values)
-        )
+        self.encoder = Encoder(classifier, head != "largefov", frozen)
+        maps = self.encoder.channels
+        self.head: LargeFovHead | StagesHead | DfnHead
+        if head == "largefov":
+            self.head = LargeFovHead(maps[-1], num_classes, channels, dilation, dropout)
+        elif head == "stages":
+            self.head = StagesHead(maps, num_classes, channels, dilation, dropout)
+        else:
+            self.head = DfnHead(maps, num_classes, channels, dropout)
 
     def forward(self, images: Tensor | list[Tensor]) -> Features:
         """Map normalised images (B, 3, H, W), or what the encoder's trunk gives for them, to scores and features."""
         low, deep = self.encoder(images)
-        scores, high = self.head(deep)
-        return Features(scores, low, high)
+        scores, high, *sides = self.head(deep)
+        return Features(scores, low, high, tuple(sides))
 
 
 def resize_masks(masks: Tensor, size: Sequence[int]) -> Tensor:

@@ -154,14 +154,14 @@ def extract_predictions(
     if missing := store.missing(ids):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = (model or load_segmentation(run, name, made_by)).to(device).to(memory_format=torch.channels_last)
-        look = _reader(run, model, settings["sizes"])
+        look = reader(run, model, settings["sizes"])
         for image_id in tqdm(missing, desc=f"predictions of {name}", mininterval=1.0):
             store.save(image_id, log_probabilities=look(image_id).half().cpu().numpy())
     return store
 
 
-def _reader(run: Run, model: SegmentationNet, sizes: Sequence[int]) -> Callable[[str], Tensor]:
-    """What gives the logarithms of the probabilities of an image of the run."""
+def reader(run: Run, model: SegmentationNet, sizes: Sequence[int]) -> Callable[[str], Tensor]:
+    """What gives the logarithms of the probabilities of an image of the run, see `extract_predictions`, by its id."""
     size = run.profile.features.dense_size
     if not learns_from_features(run.profile) or tuple(sizes) != (size,):
         return lambda image_id: grid_log_probabilities(model, run.devkit.image(image_id), sizes)

@@ -10,6 +10,8 @@ is the same call with a store of true masks, which an evaluation cell has to mak
 Batch norm is frozen, as in SSDD: it is folded into the convolutions before it, whose weights go on learning.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -190,7 +192,7 @@ def scaled(image: np.ndarray, size: tuple[int, int]) -> Tensor:
 
 
 def train_segmentation(
-    run: Run, name: str, masks: ArtifactStore, made_by: str, devices: int = 1
+    run: Run, name: str, masks: ArtifactStore | Sequence[ArtifactStore], made_by: str, devices: int = 1, start: str = ""
 ) -> list[dict[str, Any]]:
     """Train a network on the pseudo labels of the run's training images, or resume where a run stopped.
 
@@ -199,9 +201,11 @@ def train_segmentation(
     Args:
         run: the run; its classifier gives the convolutions to start from.
         name: of the folder under `artifacts/segmentation`, one for each kind of masks.
-        masks: see `PseudoLabelled`. Their settings are kept with the network, which is trained anew on others.
+        masks: see `PseudoLabelled`; of several kinds each counts alike. Their settings are kept with the network, which
+            is trained anew on others.
         made_by: the notebook that trains.
         devices: processes or GPUs.
+        start: name of another network of this notebook, to go on from; from the classifier when left out.
 
     Returns:
         The learning curve: `step`, `loss`, and `learning_rate` (the encoder's).
@@ -210,13 +214,23 @@ def train_segmentation(
         WorkbookError: no classifier, an image without a mask, or masks that are void everywhere.
     """
     config, common = run.profile.segmentation, run.profile.classifier
-    check_pseudo_labels(masks, run.train_ids)
-    settings = network_settings(run) | {"masks": masks.record}
+    stores = [masks] if isinstance(masks, ArtifactStore) else list(masks)
+    for store in stores:
+        check_pseudo_labels(store, run.train_ids)
+    records = [store.record for store in stores]
+    settings = network_settings(run) | {"masks": records[0] if len(records) == 1 else records}
+    if start:
+        settings["start"] = digest(ArtifactStore.open(network_folder(run, start), made_by).record)
     ArtifactStore.create(network_folder(run, name), settings, made_by)
-    model = new_network(run, load_classifier(run))
-    recipe = pseudo_label_recipe(run, _loss, [masks], config, (model.encoder, [model.head]), settings)
+    model = load_segmentation(run, start, made_by) if start else new_network(run, load_classifier(run))
+    recipe = pseudo_label_recipe(run, _loss, stores, config, (model.encoder, [model.head]), settings)
     hardware = Hardware(common.precision, devices, common.workers)
     return fit(model, recipe, checkpoint_path(run, name), hardware, f"training {name}")
+
+
+def digest(record: Mapping[str, Any]) -> str:
+    """A short mark of how a store was made, for what depends on it: records within records grow without end."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_pseudo_labels(masks: ArtifactStore, ids: Sequence[str]) -> None:
@@ -302,8 +316,12 @@ def poly_optimizer(
 
 
 def _loss(model: nn.Module, batch: tuple[Any, Tensor, Tensor]) -> Tensor:
+    """Over the scores of all stages that have any, and the mean over the kinds of masks."""
     images, masks, _ = batch
-    return segmentation_loss(model(images).scores, masks[:, 0])
+    said = model(images)
+    kinds = masks.unbind(1)
+    losses = [segmentation_loss(scores, kind) for scores in (said.scores, *said.sides) for kind in kinds]
+    return torch.stack(losses).sum() / len(kinds)
 
 
 def load_segmentation(run: Run, name: str, made_by: str) -> SegmentationNet:

@@ -68,5 +68,11 @@ def _batch(images: int) -> dict[str, int]:
 def _steps(images: int) -> dict[str, int]:
     """Steps of each training: as in `animals` for as many images, fewer for fewer, but enough to learn."""
     share = min(max((images - FEW) / (MANY - FEW), 0), 1)
-    ends = {"classifier": (400, 1200), "affinity": (50, 150), "segmentation": (100, 300), "dynamic": (30, 100)}
+    ends = {
+        "classifier": (400, 1200),
+        "affinity": (50, 150),
+        "segmentation": (100, 300),
+        "dynamic": (30, 100),
+        "self_training": (20, 40),
+    }
     return {name: round(few + share * (many - few)) for name, (few, many) in ends.items()}
