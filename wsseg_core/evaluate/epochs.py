@@ -36,7 +36,8 @@ def self_training_scores(run: Run) -> dict[str, Scores]:
 
 
 def _network_scores(run: Run, setting: SelfTrainingSetting) -> dict[str, Scores]:
-    own, scores = self_training_run(run), {}
+    own = self_training_run(run)
+    scores: dict[str, Scores] = {}
     for epoch in range(1, run.profile.self_training.epochs + 1):
         name = network_name(setting, epoch)
         row, maps = segmentation_setting(own.profile, f"net_{name}"), SegmentationMaps(own, name, NOTEBOOK)

@@ -1,0 +1,182 @@
+"""Self-training: what an epoch learns from the one before, by hand, and the whole loop on a tiny devkit."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import NARROW, write_tiny_devkit
+
+from wsseg_core.base.artifacts import ArtifactStore
+from wsseg_core.base.config import load_profile
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.classify.classifier import train_classifier
+from wsseg_core.data.images import VOID
+from wsseg_core.data.run import Run
+from wsseg_core.evaluate import epochs as epoch_scores
+from wsseg_core.evaluate.claims import CLAIMS
+from wsseg_core.refine import self_training
+from wsseg_core.refine.self_training import (
+    LEVELS,
+    NOTEBOOK,
+    SelfTrainingSetting,
+    epoch_labels,
+    keep_alive,
+    network_name,
+    self_training_run,
+    self_training_settings,
+    soft_masks,
+    train_epochs,
+    train_equal_steps,
+)
+from wsseg_core.segment.predictions import SegmentationMaps
+from wsseg_core.segment.retraining import load_segmentation, network_folder
+
+OWN = SelfTrainingSetting("selftrain")
+
+
+def test_a_class_that_shrinks_too_far_keeps_its_pixels() -> None:
+    before = np.array([[1, 1, 1, 1, 2, 2, 0, VOID]], np.uint8)
+    drawn = np.array([[1, 0, 0, 0, 0, 2, 2, 2]], np.uint8)
+    assert keep_alive(drawn, before, [1, 2], 0.25).tolist() == drawn.tolist()  # a quarter is left
+    assert keep_alive(drawn, before, [1, 2], 0.5).tolist() == [[1, 1, 1, 1, 0, 2, 2, 2]]
+    vanished = np.zeros_like(drawn)
+    assert keep_alive(vanished, before, [1, 2], 0.25).tolist() == [[1, 1, 1, 1, 2, 2, 0, 0]]
+    assert keep_alive(vanished, before, [1, 2], 0.0).tolist() == vanished.tolist()
+    assert keep_alive(vanished, before, [3], 1.0).tolist() == vanished.tolist()  # it never had a pixel
+
+
+def test_masks_that_stand_for_soft_labels_by_hand() -> None:
+    probabilities = np.array([0.6, 0.25, 0.15]).reshape(
+        3, 1, 1
+    )  # levels .125 and .375 in the first, .625 in the second
+    assert [mask.item() for mask in soft_masks(probabilities)] == [0, 0, 1, 2]
+    assert [mask.item() for mask in soft_masks(np.ones((1, 1, 1)))] == [0] * len(LEVELS)
+
+
+def test_soft_masks_have_each_row_as_often_as_it_is_probable() -> None:
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.ones(4), (16, 16)).transpose(2, 0, 1)
+    shares = np.stack([np.stack(soft_masks(probabilities)) == row for row in range(4)]).mean(1)
+    assert np.abs(shares - probabilities).max() <= 1 / len(LEVELS)
+    np.testing.assert_allclose(shares.mean((1, 2)), probabilities.mean((1, 2)), atol=0.03)
+
+
+def write_seeds(run: Run, setting: SelfTrainingSetting) -> ArtifactStore:
+    """Seeds that know the image's labels and nothing else."""
+    store = ArtifactStore.create(run.artifacts(f"made_up_{setting.seeds}"), {"seeds": setting.seeds}, "06")
+    for number, image_id in enumerate(store.missing(run.train_ids)):
+        height, width = run.devkit.image(image_id).shape[:2]
+        values = np.array([0, *(np.flatnonzero(run.devkit.labels(image_id)) + 1)], np.uint8)
+        store.save(image_id, mask=np.random.default_rng(number).choice(values, (height, width)))
+    return store
+
+
+@pytest.fixture(scope="module", autouse=True)
+def made_up() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setattr(self_training, "first_labels", write_seeds)
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(made_up: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The talk's loop, trained where there is no pixel mask; only read."""
+    folder = tmp_path_factory.mktemp("loop")
+    write_tiny_devkit(folder / "devkit")
+    masks, hidden = folder / "devkit/SegmentationClass", folder / "hidden"
+    masks.rename(hidden)
+    smoke = load_profile("smoke")
+    data = replace(smoke.data, source="voc", devkit=str(folder / "devkit"), image_size=32)
+    segmentation = replace(smoke.segmentation, crop=32, batch_size=2)
+    run = Run(replace(smoke, data=data, classifier=NARROW, segmentation=segmentation), 0, folder / "results")
+    train_classifier(run)
+    train_epochs(run, OWN)
+    hidden.rename(masks)
+    return run
+
+
+@pytest.fixture
+def run(trained: Run, tmp_path: Path) -> Run:
+    """The same, to be changed."""
+    shutil.copytree(trained.folder, tmp_path / "results")
+    return replace(trained, folder=tmp_path / "results")
+
+
+def weights(run: Run, name: str) -> dict[str, torch.Tensor]:
+    return load_segmentation(self_training_run(run), name, NOTEBOOK).state_dict()
+
+
+def test_every_epoch_leaves_a_network_predictions_and_labels(run: Run) -> None:
+    stores = epoch_labels(run, OWN)
+    assert list(stores) == [0, 1, 2]
+    for image_id in run.train_ids:
+        allowed = {0, *(np.flatnonzero(run.devkit.labels(image_id)) + 1)}
+        for store in stores.values():
+            mask = store.load(image_id)["mask"]
+            assert mask.shape == run.devkit.image(image_id).shape[:2]
+            assert set(np.unique(mask)) <= allowed
+    for epoch in (1, 2):
+        maps = SegmentationMaps(self_training_run(run), network_name(OWN, epoch), NOTEBOOK)
+        assert maps.of(run.val_ids[0]).targets == run.devkit.num_classes
+
+
+def test_an_epoch_goes_on_from_the_one_before_or_starts_anew(run: Run) -> None:
+    restarted = replace(OWN, name="anew", restart=True)
+    history = train_epochs(run, restarted)
+    assert [row["epoch"] for row in history if "loss" in row] == [1, 1, 2, 2]
+    first, again = weights(run, "selftrain_epoch1"), weights(run, "anew_epoch1")
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    going, anew = (ArtifactStore.open(network_folder(run, f"{n}_epoch2"), NOTEBOOK) for n in ("selftrain", "anew"))
+    assert "start" in going.record["settings"]
+    assert "start" not in anew.record["settings"]
+    assert not torch.equal(
+        weights(run, "selftrain_epoch2")["head.score.bias"], weights(run, "anew_epoch2")["head.score.bias"]
+    )
+
+
+def test_what_is_there_is_not_made_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = weights(run, "selftrain_epoch2")
+    labels = epoch_labels(run, OWN)[2]
+    labels.path(run.train_ids[0]).unlink()
+    drawn: list[str] = []
+    draw = self_training._draw_image
+    monkeypatch.setattr(self_training, "_draw_image", lambda said, **more: drawn.append(said[0]) or draw(said, **more))
+    train_epochs(run, OWN, workers=1)
+    assert drawn == [run.train_ids[0]]
+    assert all(torch.equal(value, kept[name]) for name, value in weights(run, "selftrain_epoch2").items())
+
+
+@pytest.mark.parametrize("changes", [{"soft": True}, {"crf": True}, {"floor": False}])
+def test_variants_run_to_their_end(run: Run, changes: dict[str, bool]) -> None:
+    variant = replace(OWN, name="variant", **changes)
+    train_epochs(run, variant, workers=1)
+    masks = ArtifactStore.open(network_folder(run, "variant_epoch2"), NOTEBOOK).record["settings"]["masks"]
+    assert isinstance(masks, list) == bool(changes.get("soft"))
+
+
+def test_scores_have_every_row_of_the_claims(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(epoch_scores, "self_training_settings", lambda: [OWN])
+    scores = epoch_scores.self_training_scores(run)
+    assert {"net_selftrain_epoch1", "net_selftrain_epoch2", "selftrain_epoch0_seed", "selftrain_seed"} <= scores.keys()
+    assert scores["net_selftrain"] is scores["net_selftrain_epoch2"]
+    assert scores["net_selftrain_first"] is scores["net_selftrain_epoch1"]
+    named = {f"net_{setting.name}" for setting in self_training_settings()} | {"net_equal_steps", "net_selftrain_first"}
+    wanted = {name for claim in CLAIMS if claim.id.startswith("selftrain") for name in (claim.left, *claim.right)}
+    assert wanted - {"cam_seed", "selftrain_seed"} <= named
+
+
+def test_as_many_steps_on_fixed_masks(run: Run) -> None:
+    own, name = train_equal_steps(run, write_seeds(run, OWN))
+    config = run.profile.self_training
+    assert own.profile.segmentation.steps == config.steps * config.epochs
+    assert SegmentationMaps(own, name, NOTEBOOK).of(run.val_ids[0]).targets == run.devkit.num_classes
+
+
+def test_other_seeds_are_refused() -> None:
+    with pytest.raises(WorkbookError, match="mine: seeds 'boxes' are not known; use one of cam, psa, dcsm"):
+        SelfTrainingSetting("mine", seeds="boxes")
