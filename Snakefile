@@ -30,6 +30,7 @@ UPSTREAM = {
     "06_cam_and_pixel_affinity": ["02_saliency_extraction"],
     "07_static_refinement": ["06_cam_and_pixel_affinity"],
     "08_dynamic_refinement": ["07_static_refinement"],
+    "09_self_training": ["08_dynamic_refinement"],
     "10_tables_and_claims": [
         "01_training",
         "03_subtraction_ablations",
@@ -38,6 +39,7 @@ UPSTREAM = {
         "06_cam_and_pixel_affinity",
         "07_static_refinement",
         "08_dynamic_refinement",
+        "09_self_training",
     ],
 }
 

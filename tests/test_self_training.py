@@ -20,10 +20,12 @@ from wsseg_core.evaluate import epochs as epoch_scores
 from wsseg_core.evaluate.claims import CLAIMS
 from wsseg_core.refine import self_training
 from wsseg_core.refine.self_training import (
+    EQUAL_STEPS,
     LEVELS,
     NOTEBOOK,
     SelfTrainingSetting,
     epoch_labels,
+    equal_steps_run,
     keep_alive,
     network_name,
     self_training_run,
@@ -161,6 +163,7 @@ def test_variants_run_to_their_end(run: Run, changes: dict[str, bool]) -> None:
 
 def test_scores_have_every_row_of_the_claims(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(epoch_scores, "self_training_settings", lambda: [OWN])
+    train_equal_steps(run)
     scores = epoch_scores.self_training_scores(run)
     assert {"net_selftrain_epoch1", "net_selftrain_epoch2", "selftrain_epoch0_seed", "selftrain_seed"} <= scores.keys()
     assert scores["net_selftrain"] is scores["net_selftrain_epoch2"]
@@ -168,13 +171,14 @@ def test_scores_have_every_row_of_the_claims(run: Run, monkeypatch: pytest.Monke
     named = {f"net_{setting.name}" for setting in self_training_settings()} | {"net_equal_steps", "net_selftrain_first"}
     wanted = {name for claim in CLAIMS if claim.id.startswith("selftrain") for name in (claim.left, *claim.right)}
     assert wanted - {"cam_seed", "selftrain_seed"} <= named
+    assert "net_equal_steps" in scores
 
 
 def test_as_many_steps_on_fixed_masks(run: Run) -> None:
-    own, name = train_equal_steps(run, write_seeds(run, OWN))
-    config = run.profile.self_training
+    train_equal_steps(run)
+    own, config = equal_steps_run(run), run.profile.self_training
     assert own.profile.segmentation.steps == config.steps * config.epochs
-    assert SegmentationMaps(own, name, NOTEBOOK).of(run.val_ids[0]).targets == run.devkit.num_classes
+    assert SegmentationMaps(own, EQUAL_STEPS, NOTEBOOK).of(run.val_ids[0]).targets == run.devkit.num_classes
 
 
 def test_other_seeds_are_refused() -> None:

@@ -5,9 +5,11 @@ from wsseg_core.evaluate.metrics import Scores
 from wsseg_core.evaluate.scoring import score_settings
 from wsseg_core.evaluate.stored_masks import StoredMasks, StoredSetting
 from wsseg_core.refine.self_training import (
+    EQUAL_STEPS,
     NOTEBOOK,
     SelfTrainingSetting,
     epoch_labels,
+    equal_steps_run,
     network_name,
     self_training_run,
     self_training_settings,
@@ -21,7 +23,8 @@ def self_training_scores(run: Run) -> dict[str, Scores]:
     Returns:
         Scores without a CRF. `net_<name>_epoch<e>` of every network on val in the test protocol, and
         `<name>_epoch<e>_seed` of the labels on train in the seed protocol, epoch 0 being the seeds. The last epoch is
-        also there as `net_<name>` and `<name>_seed`, and the first of the talk's loop as `net_selftrain_first`.
+        also there as `net_<name>` and `<name>_seed`, and the first of the talk's loop as `net_selftrain_first`;
+        `net_equal_steps` is the network of `train_equal_steps`.
 
     Raises:
         WorkbookError: a network or labels are missing, or were made under other settings.
@@ -32,6 +35,7 @@ def self_training_scores(run: Run) -> dict[str, Scores]:
         scores |= networks | labels
         scores[f"net_{setting.name}"] = list(networks.values())[-1]
         scores[f"{setting.name}_seed"] = list(labels.values())[-1]
+    scores |= _score_network(equal_steps_run(run), EQUAL_STEPS)
     return scores | {"net_selftrain_first": scores["net_selftrain_epoch1"]}
 
 
@@ -39,10 +43,13 @@ def _network_scores(run: Run, setting: SelfTrainingSetting) -> dict[str, Scores]
     own = self_training_run(run)
     scores: dict[str, Scores] = {}
     for epoch in range(1, run.profile.self_training.epochs + 1):
-        name = network_name(setting, epoch)
-        row, maps = segmentation_setting(own.profile, f"net_{name}"), SegmentationMaps(own, name, NOTEBOOK)
-        scores |= score_settings(own, f"09_net_{name}", run.val_ids, run.profile.data.val_split, [row], NOTEBOOK, maps)
+        scores |= _score_network(own, network_name(setting, epoch))
     return scores
+
+
+def _score_network(own: Run, name: str) -> dict[str, Scores]:
+    row, maps = segmentation_setting(own.profile, f"net_{name}"), SegmentationMaps(own, name, NOTEBOOK)
+    return score_settings(own, f"09_net_{name}", own.val_ids, own.profile.data.val_split, [row], NOTEBOOK, maps)
 
 
 def _label_scores(run: Run, setting: SelfTrainingSetting) -> dict[str, Scores]:

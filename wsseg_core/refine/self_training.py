@@ -33,6 +33,7 @@ from wsseg_core.segment.retraining import digest, load_segmentation, network_fol
 
 NOTEBOOK = "09_self_training"
 SEEDS = ("cam", "psa", "dcsm")
+EQUAL_STEPS = "equal_steps"  # name of the network that the loop is compared with
 LEVELS = (0.125, 0.375, 0.625, 0.875)  # of the masks that stand for soft labels
 
 
@@ -243,19 +244,21 @@ def epoch_labels(run: Run, setting: SelfTrainingSetting) -> dict[int, ArtifactSt
     return {0: first_labels(run, setting)} | drawn
 
 
-def train_equal_steps(run: Run, masks: ArtifactStore) -> tuple[Run, str]:
-    """The same network on fixed masks for as many steps as the whole loop takes: what the loop is compared with.
-
-    Args:
-        run: the run.
-        masks: of every training image `mask`.
-
-    Returns:
-        The run whose network this is, and its name; its predictions of the validation images are made.
-    """
+def equal_steps_run(run: Run) -> Run:
+    """The run with the same network, and as many steps for one training as the whole loop takes."""
     own, config = self_training_run(run), run.profile.self_training
     longer = replace(own.profile.segmentation, steps=config.steps * config.epochs)
-    own, name = replace(own, profile=replace(own.profile, segmentation=longer)), "equal_steps"
-    train_segmentation(own, name, masks, NOTEBOOK)
-    extract_predictions(own, name, run.val_ids, NOTEBOOK)
-    return own, name
+    return replace(own, profile=replace(own.profile, segmentation=longer))
+
+
+def train_equal_steps(run: Run) -> None:
+    """Train the network of the loop on PSA's seeds, which stay as they are, for as many steps; and let it predict.
+
+    More steps are a rival explanation of whatever the loop gains.
+
+    Raises:
+        WorkbookError: no seeds, or the errors of `train_segmentation`.
+    """
+    own = equal_steps_run(run)
+    train_segmentation(own, EQUAL_STEPS, first_labels(run, SelfTrainingSetting(EQUAL_STEPS, seeds="psa")), NOTEBOOK)
+    extract_predictions(own, EQUAL_STEPS, run.val_ids, NOTEBOOK)

@@ -22,7 +22,7 @@ from wsseg_core.evaluate.labels import labelled, row_label
 
 STEPS = (
     *("data", "classifier", "saliency", "subtraction", "CRF", "forward maps", "seeds"),
-    *("static refinement", "dynamic refinement", "tables"),
+    *("static refinement", "dynamic refinement", "self-training", "tables"),
 )
 HEAT = "magma"
 
