@@ -18,12 +18,14 @@ from wsseg_core.evaluate.metrics import (
     TEST_PROTOCOL,
     VOID,
     Scores,
+    boundary_band,
     confusion_matrix,
     iou,
     mean_iou,
     paired_bootstrap,
     paired_class_bootstrap,
     score_masks,
+    share_above,
 )
 
 DETAILS = dict.fromkeys(REQUIRED_DETAILS, "any") | {"protocol": TEST_PROTOCOL}
@@ -310,3 +312,38 @@ def test_what_is_wrong_with_a_prediction_names_the_image(devkit):
         score_masks(devkit, ["one", "two"], predictions, name="m", details=DETAILS)
     with pytest.raises(WorkbookError, match=r"one, 'm': prediction holds the values \[7\]"):
         score_masks(devkit, ["one"], predictions, name="m", details=DETAILS)
+
+
+def test_a_boundary_band_by_hand():
+    truth = np.uint8([[0, 0, 0, 0, 1, 1, 1, 1]])
+    assert boundary_band(truth, 1)[0].astype(int).tolist() == [0, 0, 0, 1, 1, 0, 0, 0]
+    assert boundary_band(truth, 2)[0].astype(int).tolist() == [0, 0, 1, 1, 1, 1, 0, 0]
+    assert boundary_band(truth.T, 2)[:, 0].tolist() == boundary_band(truth, 2)[0].tolist()
+    assert not boundary_band(np.full((3, 4), 2, np.uint8), 3).any()
+    void = np.uint8([[1, 1, 1, VOID, 0, 0, 0]])
+    assert boundary_band(void, 1)[0].astype(int).tolist() == [0, 0, 1, 1, 1, 0, 0]
+
+
+@given(masks(), st.integers(1, 4))
+def test_a_boundary_band_holds_what_is_near_another_label(truth: np.ndarray, width: int):
+    band = boundary_band(truth, width)
+    places = list(np.ndindex(truth.shape))
+
+    def touches(y: int, x: int) -> bool:
+        around = [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
+        return any(place in places and truth[place] != truth[y, x] for place in around)
+
+    edges = [place for place in places if touches(*place)]
+    for y, x in places:
+        near = any(max(abs(y - v), abs(x - u)) < width for v, u in edges)
+        assert band[y, x] == near
+
+
+def test_the_share_of_good_images_by_hand():
+    perfect, half, unscored = [[50, 0], [0, 50]], [[50, 0], [50, 0]], [[0, 0], [0, 0]]
+    drawn = scores("drawn", np.array([perfect, half, perfect, half, unscored]))
+    interval = share_above(drawn, 70, samples=200)
+    assert interval.value == 50
+    assert 0 <= interval.low < 50 < interval.high <= 100
+    assert share_above(drawn, 100, samples=20).value == 0
+    assert share_above(scores("nothing", np.array([unscored])), 70, samples=20).value == 0
