@@ -142,6 +142,9 @@ def test_workflow_goes_on_from_a_failure_and_runs_nothing_twice(
     for only, dry_run, said in (("", False, "nothing to do"), ("1", True, "to run: 01_second")):
         assert run_workflow("smoke", 0, "results", only=only, dry_run=dry_run)
         assert capfd.readouterr().out.strip() == said
+    (executed / "01_second.ipynb").unlink()  # as it is left by a run that was stopped while it ran the notebook again
+    assert run_workflow("smoke", 0, "results", dry_run=True)
+    assert capfd.readouterr().out.strip() == "to run: 01_second, report"
 
 
 def test_an_orphan_that_still_works_is_told_in_one_true_line(workbook: Path, capfd: pytest.CaptureFixture[str]) -> None:
