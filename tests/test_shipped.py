@@ -11,18 +11,20 @@ import torch
 from conftest import NARROW
 from PIL import Image
 from safetensors.torch import load_file
+from skimage import data
 from torch import nn
 
 from wsseg_core.base.config import Profile, load_profile
 from wsseg_core.base.errors import WorkbookError
-from wsseg_core.classify.classifier import new_classifier
+from wsseg_core.classify.classifier import load_classifier, new_classifier
 from wsseg_core.nets.folding import fold_batch_norm
 from wsseg_core.saliency.dcsm import segment_image
 from wsseg_core.saliency.gradients import prepare
 from wsseg_core.segment import shipped
 from wsseg_core.segment.retraining import segmentation_net
-from wsseg_core.segment.shipped import CARD, CLASSIFIER, NETWORK, Shipped, load_shipped
+from wsseg_core.segment.shipped import CARD, CLASSIFIER, NETWORK, Shipped, load_shipped, shipped_classifier
 from wsseg_core.workbook.demo import tell, write_demo
+from wsseg_core.workbook.demo_run import prepare_run
 from wsseg_core.workbook.own_images import class_shares, segment_files, shipped_segmenter
 
 CLASSES = ("cat", "dog", "sheep")
@@ -122,6 +124,18 @@ def test_the_page_needs_nothing_else(networks: Shipped, tmp_path: Path, monkeypa
     assert "http" not in page
     with pytest.raises(WorkbookError, match=r"none\.png"):
         write_demo([tmp_path / "none.png"], tmp_path / "out", networks)
+
+
+def test_the_shipped_classifier_is_that_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the weights of the repository, on a photograph of a cat and on nothing."""
+    for module in ("data.run", "workbook.demo_run"):
+        monkeypatch.setattr(f"wsseg_core.{module}.project_root", lambda: tmp_path)
+    run = prepare_run({"cat": data.chelsea(), "nothing.png": np.full((20, 30, 3), 128, np.uint8)})
+    assert (run.train_ids, run.val_ids) == (["cat", "nothing"], ["cat", "nothing"])
+    detected = run.devkit.label_matrix(run.val_ids)
+    assert [run.devkit.classes[c] for c in np.flatnonzero(detected[0])] == ["cat"]
+    expected = shipped_classifier()[0].state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in load_classifier(run).state_dict().items())
 
 
 def test_files_are_segmented_by_the_network_that_is_shipped(networks: Shipped, tmp_path: Path) -> None:

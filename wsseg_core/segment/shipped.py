@@ -78,17 +78,27 @@ def load_shipped(name: str = "animals", folder: Path = WEIGHTS) -> Shipped:
     Raises:
         WorkbookError: a file is missing or damaged, or belongs to other settings than the profile has today.
     """
-    files = {file: folder / name / file for file in (CLASSIFIER, NETWORK, CARD)}
-    card = _read_card(files[CARD])
-    profile, classes = load_profile(card["profile"]), tuple(card["classes"])
-    classifier = new_classifier(profile.classifier, len(classes), seed=0)
-    _add(classifier, files[CLASSIFIER])
+    card = _read_card(folder / name / CARD)
+    profile = load_profile(card["profile"])
+    classifier, classes = shipped_classifier(name, folder)
     network = None
     if card["network"]:
         network = segmentation_net(profile.segmentation, len(classes), classifier).eval()
-        _add(network, files[NETWORK])
-    prepared = prepare(fold_batch_norm(classifier.eval()), profile.saliency.precision)
-    return Shipped(prepared, network, classes, profile, card)
+        _add(network, folder / name / NETWORK)
+    prepared = prepare(fold_batch_norm(classifier), profile.saliency.precision)
+    return Shipped(prepared, network, tuple(classes), profile, card)
+
+
+def shipped_classifier(name: str = "animals", folder: Path = WEIGHTS) -> tuple[nn.Module, list[str]]:
+    """The classifier in `weights/<name>`, as it was trained and in evaluation mode, and the names of its classes.
+
+    Raises:
+        WorkbookError: the errors of `load_shipped`.
+    """
+    card = _read_card(folder / name / CARD)
+    model = new_classifier(load_profile(card["profile"]).classifier, len(card["classes"]), seed=0)
+    _add(model, folder / name / CLASSIFIER)
+    return model.eval(), card["classes"]
 
 
 def ship(run: Run, network: str, made_by: str, facts: Mapping[str, Any], folder: Path = WEIGHTS) -> Path:

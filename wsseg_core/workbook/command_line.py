@@ -190,9 +190,13 @@ def demo(
     wsseg demo my_dog.jpg
     """
     from wsseg_core.segment.shipped import load_shipped
-    from wsseg_core.workbook.demo import write_demo
+    from wsseg_core.workbook.demo import shown_images, write_demo
+    from wsseg_core.workbook.demo_run import prepare_run
 
-    typer.echo(f"page: {write_demo(images or [], out, load_shipped())}")
+    page = write_demo(images or [], out, load_shipped())
+    prepare_run(shown_images(images or []))
+    typer.echo("notebooks 02 to 04 on the same images: wsseg lab --profile demo")
+    typer.echo(f"page: {page}")
 
 
 @app.command()

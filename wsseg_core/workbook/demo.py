@@ -69,6 +69,15 @@ def free_photographs() -> dict[str, np.ndarray]:
     return {"cat": data.chelsea(), "astronaut": data.astronaut()}
 
 
+def shown_images(files: Sequence[Path]) -> dict[str, np.ndarray]:
+    """The free photographs and image files, uint8 (H, W, 3), by title.
+
+    Raises:
+        WorkbookError: an image cannot be read.
+    """
+    return free_photographs() | {path.name: read_image(path) for path in files}
+
+
 def tell(title: str, image: np.ndarray, shipped: Shipped) -> Story:
     """Take one image through the method: classifier, saliency, subtraction, CRF; and the network beside it.
 
@@ -107,7 +116,7 @@ def write_demo(files: Sequence[Path], out: Path, shipped: Shipped) -> Path:
     Raises:
         WorkbookError: an image cannot be read, or the folder cannot be written.
     """
-    images = free_photographs() | {path.name: read_image(path) for path in files}
+    images = shown_images(files)
     stories = [tell(title, image, shipped) for title, image in tqdm(images.items(), desc="segmenting", mininterval=1.0)]
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
     environment.filters["picture"] = _data_address
