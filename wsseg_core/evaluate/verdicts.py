@@ -121,16 +121,19 @@ def claims_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def verdict_table(scores: Mapping[str, Scores], claim_ids: Sequence[str], samples: int = 1000) -> pd.DataFrame:
+def verdict_table(
+    scores: Mapping[str, Scores], claim_ids: Sequence[str], samples: int = 1000, meaningful: bool = True
+) -> pd.DataFrame:
     """What the paired bootstrap says of some claims, without the columns that all rows share.
 
     Args:
         scores: by the names of `wsseg_core.evaluate.claims`.
         claim_ids: which of `CLAIMS`.
         samples: resamples of the bootstrap.
+        meaningful: see `judge_all`.
     """
     claims = [claim for claim in CLAIMS if claim.id in claim_ids]
-    table = claims_table(judge_all(claims, scores, samples=samples))
+    table = claims_table(judge_all(claims, scores, samples=samples, meaningful=meaningful))
     return table[["claim", "verdict", "left", "against", "difference", "low", "high"]]
 
 
