@@ -188,7 +188,7 @@ def _draw_image(
     if crf:
         probabilities = dense_crf(image, probabilities, crf)
     earlier = before.load(image_id)["mask"]
-    for store, mask in zip(soft, soft_masks(probabilities), strict=bool(soft)):
+    for store, mask in zip(soft, soft_masks(probabilities) if soft else [], strict=True):
         store.save(image_id, mask=keep_alive(labels.astype(np.uint8)[mask], earlier, classes + 1, floor))
     drawn = labels.astype(np.uint8)[probabilities.argmax(0)]
     hard.save(image_id, mask=keep_alive(drawn, earlier, classes + 1, floor))  # last: it says that all are there
