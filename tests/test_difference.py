@@ -344,7 +344,7 @@ def test_the_gradient_reaches_the_features_unless_they_are_detached(detector, fe
     logits = detector(features.detach() if detach else features, *masks)
     difference_loss(*logits, *change_target(*masks), torch.tensor([True, True])).backward()
     assert all(parameter.grad is not None for parameter in detector.parameters())
-    assert [values.grad is not None for values in features] == [False, not detach, not detach]
+    assert [values.grad is not None for values in features[:3]] == [False, not detach, not detach]
 
 
 def test_bad_input_of_the_detector_is_refused(detector, features, masks):

@@ -159,8 +159,8 @@ def test_scores_are_read_off_the_high_features():
 
 def test_detached_features_carry_no_gradient():
     out = net(vgg())(torch.randn(1, 3, 16, 16))
-    assert all(values.requires_grad for values in out)
-    assert not any(values.requires_grad for values in out.detach())
+    assert all(values.requires_grad for values in out[:3])
+    assert not any(values.requires_grad for values in out.detach()[:3])
     assert all(torch.equal(*pair) for pair in zip(out, out.detach(), strict=True))
 
 

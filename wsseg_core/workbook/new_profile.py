@@ -62,7 +62,7 @@ def write_profile(path: Path, root: Path, val_split: str = "val") -> Path:
 
 def _batch(images: int) -> dict[str, int]:
     """Sizes of batches; none above half of the images, so that each is another draw."""
-    return {name: max(1, min(most, images // 2)) for name, most in {"classifier": 64, "few": 16, "affinity": 8}.items()}
+    return {name: max(1, min(most, images // 2)) for name, most in {"classifier": 64, "cam": 16, "small": 8}.items()}
 
 
 def _steps(images: int) -> dict[str, int]:
@@ -72,7 +72,7 @@ def _steps(images: int) -> dict[str, int]:
         "classifier": (400, 1200),
         "affinity": (50, 150),
         "segmentation": (100, 300),
-        "dynamic": (30, 100),
+        "dynamic": (30, 60),
         "self_training": (20, 40),
     }
     return {name: round(few + share * (many - few)) for name, (few, many) in ends.items()}
