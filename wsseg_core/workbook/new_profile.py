@@ -73,6 +73,6 @@ def _steps(images: int) -> dict[str, int]:
         "affinity": (50, 150),
         "segmentation": (100, 300),
         "dynamic": (30, 60),
-        "self_training": (20, 40),
+        "self_training": (40, 168),
     }
     return {name: round(few + share * (many - few)) for name, (few, many) in ends.items()}
