@@ -4,11 +4,14 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import NARROW, write_tiny_devkit
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wsseg_core.base.artifacts import ArtifactStore
 from wsseg_core.base.config import load_profile
@@ -49,6 +52,39 @@ def test_a_class_that_shrinks_too_far_keeps_its_pixels() -> None:
     assert keep_alive(vanished, before, [1, 2], 0.25).tolist() == [[1, 1, 1, 1, 2, 2, 0, 0]]
     assert keep_alive(vanished, before, [1, 2], 0.0).tolist() == vanished.tolist()
     assert keep_alive(vanished, before, [3], 1.0).tolist() == vanished.tolist()  # it never had a pixel
+
+
+def test_no_class_dies_for_another_to_live() -> None:
+    """Class 1 moved to where class 2 was; when 2 gets its pixels back, 1 has none left."""
+    before, drawn = np.array([[1, 1, 2, 2]], np.uint8), np.array([[0, 0, 1, 1]], np.uint8)
+    assert keep_alive(drawn, before, [1, 2], 0.25).tolist() == before.tolist()
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0, 1))
+def test_every_class_has_its_share_and_enough_is_left_alone(seed: int, floor: float) -> None:
+    rng = np.random.default_rng(seed)
+    before, drawn = (rng.integers(0, 4, (3, 4)).astype(np.uint8) for _ in range(2))
+    kept = keep_alive(drawn, before, np.arange(1, 4), floor)
+    enough = [(drawn == value).sum() >= floor * (before == value).sum() for value in range(1, 4)]
+    assert all((kept == value).sum() >= floor * (before == value).sum() for value in range(1, 4))
+    assert not all(enough) or (kept == drawn).all()
+
+
+def test_a_floor_leaves_the_doubt_of_soft_labels_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class at 60 % everywhere is there in two of four masks; one that vanished is there in all."""
+    image_id = run.train_ids[0]
+    value = int(np.flatnonzero(run.devkit.labels(image_id))[0]) + 1
+    size = run.devkit.image(image_id).shape[:2]
+    before = ArtifactStore.create(run.artifacts("before"), {}, NOTEBOOK)
+    before.save(image_id, mask=np.full(size, value, np.uint8))
+    shown = [value - 1 == row for row in range(run.devkit.num_classes)]
+    monkeypatch.setattr(type(run.devkit), "labels", lambda *_: np.array(shown, int))
+    for sure, expected in ((0.6, [0, 0, value, value]), (0.4, [value] * 4)):
+        stores = [ArtifactStore.create(run.artifacts(f"level{number}_{sure}"), {}, NOTEBOOK) for number in range(5)]
+        said = np.full((run.devkit.num_classes + 1, 2, 2), -20.0, np.float32)
+        said[0], said[value] = np.log(1 - sure), np.log(sure)
+        self_training._draw_image((image_id, said), run, 0.25, before, stores[0], stores[1:], None)
+        assert [np.unique(store.load(image_id)["mask"]).tolist() for store in stores[1:]] == [[v] for v in expected]
 
 
 def test_masks_that_stand_for_soft_labels_by_hand() -> None:
@@ -151,6 +187,27 @@ def test_what_is_there_is_not_made_again(run: Run, monkeypatch: pytest.MonkeyPat
     train_epochs(run, OWN, workers=1)
     assert drawn == [run.train_ids[0]]
     assert all(torch.equal(value, kept[name]) for name, value in weights(run, "selftrain_epoch2").items())
+
+
+def test_a_run_that_is_killed_between_epochs_ends_alike(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    again, label = replace(OWN, name="again"), self_training.next_labels
+
+    def killed(*arguments: Any, **more: Any) -> Any:
+        label(*arguments, **more)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(self_training, "next_labels", killed)
+        train_epochs(run, again, workers=1)
+    first = ArtifactStore.open(run.artifacts("self_training") / "again_epoch1", NOTEBOOK).path(run.train_ids[0])
+    made = first.stat().st_mtime_ns
+    train_epochs(run, again, workers=1)
+    assert first.stat().st_mtime_ns == made
+    kept = weights(run, "selftrain_epoch2")
+    assert all(torch.equal(value, kept[name]) for name, value in weights(run, "again_epoch2").items())
+    for image_id in run.train_ids:
+        masks = [epoch_labels(run, setting)[2].load(image_id)["mask"] for setting in (OWN, again)]
+        np.testing.assert_array_equal(*masks)
 
 
 @pytest.mark.parametrize("changes", [{"soft": True}, {"crf": True}, {"floor": False}])
