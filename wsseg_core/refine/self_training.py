@@ -33,7 +33,7 @@ from wsseg_core.segment.retraining import digest, load_segmentation, network_fol
 
 NOTEBOOK = "09_self_training"
 SEEDS = ("cam", "psa", "dcsm")
-EQUAL_STEPS = "equal_steps"  # name of the network that the loop is compared with
+EQUAL_STEPS = ("equal_steps", "equal_steps_static")  # networks that the loop is compared with
 LEVELS = (0.125, 0.375, 0.625, 0.875)  # of the masks that stand for soft labels
 
 
@@ -255,13 +255,25 @@ def equal_steps_run(run: Run) -> Run:
 
 
 def train_equal_steps(run: Run) -> None:
-    """Train the network of the loop on PSA's seeds, which stay as they are, for as many steps; and let it predict.
+    """Train the network of the loop on masks that stay as they are, for as many steps; and let it predict.
 
     More steps are a rival explanation of whatever the loop gains.
 
     Raises:
-        WorkbookError: no seeds, or the errors of `train_segmentation`.
+        WorkbookError: no such masks, or the errors of `train_segmentation`.
     """
     own = equal_steps_run(run)
-    train_segmentation(own, EQUAL_STEPS, first_labels(run, SelfTrainingSetting(EQUAL_STEPS, seeds="psa")), NOTEBOOK)
-    extract_predictions(own, EQUAL_STEPS, run.val_ids, NOTEBOOK)
+    for name in EQUAL_STEPS:
+        train_segmentation(own, name, fixed_labels(run, name), NOTEBOOK)
+        extract_predictions(own, name, run.val_ids, NOTEBOOK)
+
+
+def fixed_labels(run: Run, name: str) -> ArtifactStore:
+    """What a network of `EQUAL_STEPS` learns: PSA's seeds, or what static refinement made of them.
+
+    Raises:
+        WorkbookError: notebook 06 or 07 has not run to its end.
+    """
+    if name == "equal_steps":
+        return first_labels(run, SelfTrainingSetting(name, seeds="psa"))
+    return static_stage.open_refined(run, static_stage.static_setting(run.profile))
