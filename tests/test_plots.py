@@ -122,3 +122,19 @@ def test_bars_stand_at_their_values_with_whiskers_to_the_ends_of_their_intervals
     whiskers = axes.collections[0].get_segments()
     assert [sorted(segment[:, 1].tolist()) for segment in whiskers] == [[2, 3.5], [-4, 0]]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b"]
+
+
+def test_groups_of_bars_have_their_rows_and_intervals() -> None:
+    frame = pd.DataFrame({"row": ["net_psa", "net_static"], "ours": [40.0, 50.0], "low": [35.0, 45.0]})
+    frame = frame.assign(high=[45.0, 55.0], other=[10.0, 20.0], other_low=[5.0, 15.0], other_high=[15.0, 25.0])
+    kinds = {"ours": ("low", "high"), "other": ("other_low", "other_high")}
+    _, axes = plt.subplots()
+    plots.interval_groups(axes, frame, "row", kinds)
+    assert [bar.get_width() for bars in axes.containers if hasattr(bars, "patches") for bar in bars.patches] == [
+        *(40.0, 50.0),
+        *(10.0, 20.0),
+    ]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["network on PSA seeds", "network on static seeds"]
+    _, empty = plt.subplots()
+    plots.interval_groups(empty, frame.assign(ours=np.nan, low=np.nan, high=np.nan), "row", kinds)
+    assert "nothing to score with" in [text.get_text() for text in empty.texts]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from wsseg_core.base.errors import WorkbookError
 from wsseg_core.data.masks import VocMasks
 from wsseg_core.data.run import Run
 from wsseg_core.evaluate import scoring
-from wsseg_core.evaluate.metrics import confusion_matrix
+from wsseg_core.evaluate.metrics import confusion_matrix, mean_iou
 from wsseg_core.evaluate.scoring import crf_text, read_scores, score_parts, score_reliability, score_settings
 from wsseg_core.saliency.dcsm import ImageMaps, dcsm_setting, mask_from_saliency
 from wsseg_core.workbook import widgets
@@ -78,6 +79,19 @@ def test_every_number_says_which_crf_it_used(run: Run) -> None:
         "tuned": "8/1/30/60/3, 3 iterations; chosen on train",
     }
     assert crf_text(None, "chosen on train") == "none"
+
+
+def test_only_pixels_near_a_true_border_count_by_hand(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask that is right but for one pixel far from the border and one beside it."""
+    truth = np.zeros((1, 8), np.uint8)
+    truth[0, 4:] = 1
+    drawn = truth.copy()
+    drawn[0, [3, 7]] = 1, 0
+    monkeypatch.setattr(scoring, "BOUNDARY_WIDTH", 2)
+    maps = SimpleNamespace(probabilities=np.zeros(1), masks=lambda _: [drawn])
+    found = scoring._boundary_confusions(maps, lambda _: truth, [None])
+    assert found.tolist() == [[[1, 1], [0, 2]]]  # columns 2 to 5: of the background one is right, of the class both
+    assert mean_iou(found[0]) == pytest.approx(100 * (1 / 2 + 2 / 3) / 2)
 
 
 def test_what_was_scored_is_not_scored_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

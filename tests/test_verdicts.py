@@ -139,9 +139,35 @@ def test_a_verdict_follows_the_measurements_and_not_the_paper(claim: Claim):
     right = [rivals.get(name, name) for name in claim.right]
     as_printed = {claim.left: GOOD} | dict.fromkeys(right, BAD)
     upside_down = {claim.left: BAD} | dict.fromkeys(right, GOOD)
+    if claim.relation is Relation.SELDOM_GOOD:
+        as_printed, upside_down = {claim.left: WORSE}, {claim.left: GOOD}
     assert judge(claim, as_printed).outcome is Outcome.HOLDS
     assert judge(claim, upside_down).outcome is Outcome.FAILS
     assert judge(claim, {}).outcome is Outcome.NOT_MEASURED
+
+
+def test_a_margin_is_to_be_beaten() -> None:
+    gap = paired_bootstrap(GOOD, BAD)
+    for margin, expected in (
+        (gap.low - 1, Outcome.HOLDS),
+        (gap.value, Outcome.UNDECIDED),
+        (gap.high + 1, Outcome.FAILS),
+    ):
+        claim = Claim("id", "text", "source", "good", ("bad",), Relation.GREATER, margin)
+        verdict = judge(claim, SCORES)
+        assert (verdict.outcome, verdict.difference) == (expected, gap)
+
+
+def test_images_are_seldom_good_by_hand() -> None:
+    """Of 40 images as many are perfect as is said; the others have a mean IoU of 25 %."""
+    claim = Claim("id", "text", "source", "some", (), Relation.SELDOM_GOOD)
+    for perfect, expected in ((4, Outcome.HOLDS), (20, Outcome.UNDECIDED), (36, Outcome.FAILS)):
+        drawn = [[[50, 0], [0, 50]]] * perfect + [[[50, 0], [50, 0]]] * (40 - perfect)
+        verdict = judge(claim, {"some": Scores("some", GOOD.image_ids, np.array(drawn), DETAILS)})
+        assert (verdict.outcome, verdict.rival) == (expected, "half of the images")
+        assert verdict.difference is not None
+        assert verdict.difference.value == 50 - 100 * perfect / 40
+        assert verdict.difference.low <= verdict.difference.value <= verdict.difference.high
 
 
 def test_verdicts_as_table_and_as_json(tmp_path: Path):

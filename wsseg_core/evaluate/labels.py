@@ -58,6 +58,7 @@ NETWORKS = {
     "selftrain_no_floor": "self-training, no floor",
     "selftrain_restart": "self-training, each epoch anew",
     "equal_steps": "as many steps on PSA seeds",
+    "equal_steps_static": "as many steps on static seeds",
 }
 ORDERS = {
     "subtract_then_normalise": "subtract, then normalise",
@@ -78,6 +79,7 @@ def _sizes(ratios: str) -> str:
 
 # What a name looks like, and the words for its parts; the first form that fits is taken.
 FORMS: tuple[tuple[str, Callable[..., str]], ...] = (
+    (r"(.+)_borders", lambda name: f"{row_label(name)}, near borders"),
     (r"net_(.+)_epoch(\d+)", lambda name, epoch: f"{network_label(name)}, epoch {epoch}"),
     (r"(selftrain\w*)_epoch(\d+)_seed", lambda name, epoch: f"labels of {network_label(name)}, epoch {epoch}"),
     (r"(selftrain\w*)_seed", lambda name: f"labels of {network_label(name)}"),

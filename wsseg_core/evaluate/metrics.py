@@ -7,6 +7,7 @@ matrix summed over the split, averaged over classes (Everingham et al., PASCAL V
 
 import io
 import json
+import math
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -120,13 +121,18 @@ def share_above(scores: "Scores", percent: float, samples: int = 1000, seed: int
         percent: of mean IoU, over the labels that the image or its prediction has.
         samples: resamples of the bootstrap over images.
         seed: of the resamples.
+
+    Returns:
+        NaN where no image was scored.
     """
     per_image = np.asarray(mean_iou(scores.confusions))
     counted = np.isfinite(per_image)  # else nothing of it was scored
     good = np.stack([counted & (per_image > percent), counted], axis=1).astype(np.int64)  # (n, 2)
     total, draws = good.sum(0), bootstrap_sums(good, samples, seed)
+    if not total[1]:
+        return Interval(math.nan, math.nan, math.nan)
     shares = 100 * draws[:, 0] / np.maximum(draws[:, 1], 1)
-    return percentile_interval(100 * total[0] / max(total[1], 1), shares)
+    return percentile_interval(100 * total[0] / total[1], shares)
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def judge_seeds(claim: Claim, by_seed: SeedScores, *, samples: int = 1000) -> Sp
     few, are not resampled. In their place all of them must agree: a claim holds against a rival if the 95 % interval
     lies above 0 and so does the difference with every seed, fails if all of that lies below 0, and is undecided
     otherwise. Of several rivals the one that speaks loudest against the claim decides. With one seed this is
-    `verdicts.judge`.
+    `verdicts.judge`. It is for claims that compare scores without a margin, as all of `LAST_STAGES` do.
 
     Raises:
         WorkbookError: left and right were not measured on the same images.

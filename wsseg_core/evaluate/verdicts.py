@@ -10,8 +10,10 @@ from pathlib import Path
 import pandas as pd
 
 from wsseg_core.base.files import write_json
-from wsseg_core.evaluate.claims import CLAIMS, Claim, Relation
-from wsseg_core.evaluate.metrics import REQUIRED_DETAILS, Interval, Scores, paired_bootstrap
+from wsseg_core.evaluate.claims import CLAIMS, GOOD_IMAGE, Claim, Relation
+from wsseg_core.evaluate.metrics import REQUIRED_DETAILS, Interval, Scores, paired_bootstrap, share_above
+
+HALF = "half of the images"  # what a claim about good images is held against
 
 
 class Outcome(StrEnum):
@@ -32,7 +34,8 @@ class Verdict:
         claim: the statement.
         outcome: what the paired bootstrap says.
         rival: the scores that decided: the one that speaks loudest against the claim.
-        difference: left - rival, points of mean IoU, with its 95 % interval; None when not measured.
+        difference: left - rival, points of mean IoU, or for good images points below half, with its 95 % interval; None
+            when not measured.
         missing: names of the scores that were not measured.
         details: split, protocol and the like of the left side.
     """
@@ -48,8 +51,9 @@ class Verdict:
 def judge(claim: Claim, scores: Mapping[str, Scores], *, samples: int = 1000, seed: int = 0) -> Verdict:
     """Decide a claim by the 95 % interval of paired differences over images.
 
-    `greater` and `best_of` hold if every interval lies above 0, fail if one lies below 0, and are undecided
-    otherwise. `unbeaten` holds unless an interval lies below 0: it says that there is no gain to be seen elsewhere.
+    `greater` and `best_of` hold if every interval lies above the margin of the claim, 0 for most, fail if one lies
+    below it, and are undecided otherwise. `unbeaten` holds unless an interval lies below: it says that there is no gain
+    to be seen elsewhere. `seldom_good` asks the same of 50 % less the share of good images.
 
     Raises:
         WorkbookError: scores that were not measured on the same images.
@@ -60,8 +64,12 @@ def judge(claim: Claim, scores: Mapping[str, Scores], *, samples: int = 1000, se
     if missing:
         return Verdict(claim, Outcome.NOT_MEASURED, missing=missing)
     left = scores[claim.left]
-    differences = {name: paired_bootstrap(left, scores[name], samples, seed) for name in rivals}
-    rival, outcome = _decide(claim.relation, differences)
+    if claim.relation is Relation.SELDOM_GOOD:
+        good = share_above(left, GOOD_IMAGE, samples, seed)
+        differences = {HALF: Interval(50 - good.value, 50 - good.high, 50 - good.low)}
+    else:
+        differences = {name: paired_bootstrap(left, scores[name], samples, seed) for name in rivals}
+    rival, outcome = _decide(claim, differences)
     return Verdict(claim, outcome, rival, differences[rival], details=left.details)
 
 
@@ -74,14 +82,14 @@ def _rivals(claim: Claim, scores: Mapping[str, Scores]) -> list[str]:
     return rivals or list(claim.right)
 
 
-def _decide(relation: Relation, differences: Mapping[str, Interval]) -> tuple[str, Outcome]:
+def _decide(claim: Claim, differences: Mapping[str, Interval]) -> tuple[str, Outcome]:
     rival = min(differences, key=lambda name: differences[name].high)
-    if differences[rival].high < 0:
+    if differences[rival].high < claim.margin:
         return rival, Outcome.FAILS
-    if relation is Relation.UNBEATEN:
+    if claim.relation is Relation.UNBEATEN:
         return rival, Outcome.HOLDS
     rival = min(differences, key=lambda name: differences[name].low)
-    return rival, Outcome.HOLDS if differences[rival].low > 0 else Outcome.UNDECIDED
+    return rival, Outcome.HOLDS if differences[rival].low > claim.margin else Outcome.UNDECIDED
 
 
 def judge_all(

@@ -10,7 +10,7 @@ or soft, whether a floor keeps a class alive, and whether each epoch starts anew
 and the head alone is that of DFN where the trunk does not learn.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -33,7 +33,7 @@ from wsseg_core.segment.retraining import digest, load_segmentation, network_fol
 
 NOTEBOOK = "09_self_training"
 SEEDS = ("cam", "psa", "dcsm")
-EQUAL_STEPS = "equal_steps"  # name of the network that the loop is compared with
+EQUAL_STEPS = ("equal_steps", "equal_steps_static")  # networks that the loop is compared with
 LEVELS = (0.125, 0.375, 0.625, 0.875)  # of the masks that stand for soft labels
 
 
@@ -187,11 +187,12 @@ def _draw_image(
     probabilities = pixel_probabilities(torch.from_numpy(log_probabilities)[labels], image.shape[:2]).numpy()
     if crf:
         probabilities = dense_crf(image, probabilities, crf)
-    earlier = before.load(image_id)["mask"]
-    for store, mask in zip(soft, soft_masks(probabilities) if soft else [], strict=True):
-        store.save(image_id, mask=keep_alive(labels.astype(np.uint8)[mask], earlier, classes + 1, floor))
     drawn = labels.astype(np.uint8)[probabilities.argmax(0)]
-    hard.save(image_id, mask=keep_alive(drawn, earlier, classes + 1, floor))  # last: it says that all are there
+    kept = keep_alive(drawn, before.load(image_id)["mask"], classes + 1, floor)
+    for store, mask in zip(soft, soft_masks(probabilities) if soft else [], strict=True):
+        # A floor for each mask would take the doubt out: the first ones have few pixels of any class.
+        store.save(image_id, mask=np.where(kept != drawn, kept, labels.astype(np.uint8)[mask]))
+    hard.save(image_id, mask=kept)  # last: it says that all are there
 
 
 def soft_masks(probabilities: np.ndarray) -> list[np.ndarray]:
@@ -211,11 +212,11 @@ def soft_masks(probabilities: np.ndarray) -> list[np.ndarray]:
     return [(edges <= level).sum(0) for level in LEVELS]
 
 
-def keep_alive(drawn: np.ndarray, before: np.ndarray, values: Iterable[int], floor: float) -> np.ndarray:
+def keep_alive(drawn: np.ndarray, before: np.ndarray, values: Sequence[int] | np.ndarray, floor: float) -> np.ndarray:
     """Give a class back the pixels that it had, where it kept too few of them.
 
     A class of the image that the network no longer draws would never be learnt again. BoxSup keeps a region for each
-    box; here an area is kept for each label. A later class takes what two of them claim.
+    box; here an area is kept for each label.
 
     Args:
         drawn: uint8 (H, W), 0 or a class.
@@ -224,12 +225,14 @@ def keep_alive(drawn: np.ndarray, before: np.ndarray, values: Iterable[int], flo
         floor: the least share of its earlier area that a class must have, in [0, 1]; 0 lets it vanish.
 
     Returns:
-        uint8 (H, W).
+        uint8 (H, W), in which every class has that share.
     """
-    kept = drawn.copy()
-    for value in values:
-        if (drawn == value).sum() < floor * (before == value).sum():
+    kept, saved = drawn.copy(), set[int]()
+    # Pixels given back may be taken from a class that had enough until then, so all are asked again.
+    while dying := [v for v in values if v not in saved and (kept == v).sum() < floor * (before == v).sum()]:
+        for value in dying:
             kept[before == value] = value
+        saved.update(dying)
     return kept
 
 
@@ -252,13 +255,25 @@ def equal_steps_run(run: Run) -> Run:
 
 
 def train_equal_steps(run: Run) -> None:
-    """Train the network of the loop on PSA's seeds, which stay as they are, for as many steps; and let it predict.
+    """Train the network of the loop on masks that stay as they are, for as many steps; and let it predict.
 
     More steps are a rival explanation of whatever the loop gains.
 
     Raises:
-        WorkbookError: no seeds, or the errors of `train_segmentation`.
+        WorkbookError: no such masks, or the errors of `train_segmentation`.
     """
     own = equal_steps_run(run)
-    train_segmentation(own, EQUAL_STEPS, first_labels(run, SelfTrainingSetting(EQUAL_STEPS, seeds="psa")), NOTEBOOK)
-    extract_predictions(own, EQUAL_STEPS, run.val_ids, NOTEBOOK)
+    for name in EQUAL_STEPS:
+        train_segmentation(own, name, fixed_labels(run, name), NOTEBOOK)
+        extract_predictions(own, name, run.val_ids, NOTEBOOK)
+
+
+def fixed_labels(run: Run, name: str) -> ArtifactStore:
+    """What a network of `EQUAL_STEPS` learns: PSA's seeds, or what static refinement made of them.
+
+    Raises:
+        WorkbookError: notebook 06 or 07 has not run to its end.
+    """
+    if name == "equal_steps":
+        return first_labels(run, SelfTrainingSetting(name, seeds="psa"))
+    return static_stage.open_refined(run, static_stage.static_setting(run.profile))

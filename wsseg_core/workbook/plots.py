@@ -2,7 +2,7 @@
 
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -175,6 +175,26 @@ def interval_bars(axes: Axes, frame: pd.DataFrame, x: str, colours: Sequence[tup
     axes.set_xticks(places, names, rotation=40, ha="right")
     axes.axhline(0, color="#4a5568", lw=0.8)
     axes.grid(False, axis="x")
+    _say_if_unscored(axes, frame)
+
+
+def interval_groups(axes: Axes, frame: pd.DataFrame, y: str, kinds: Mapping[str, tuple[str, str]]) -> None:
+    """Draw several columns of a table as horizontal bars beside each other, one group a row.
+
+    Args:
+        axes: where.
+        frame: the table.
+        y: the column whose entries stand at the groups.
+        kinds: for each column of bars those of the low and the high end of its intervals.
+    """
+    places, height = np.arange(len(frame)), 0.75 / len(kinds)
+    for number, (kind, (low, high)) in enumerate(kinds.items()):
+        whiskers = (frame[kind] - frame[low], frame[high] - frame[kind])
+        shifted = places + (number - (len(kinds) - 1) / 2) * height
+        axes.barh(shifted, frame[kind], 0.95 * height, xerr=whiskers, label="mean IoU" if kind == "ours" else kind)
+    axes.set_yticks(places, [str(name) for name in labelled(frame)[y]])
+    axes.invert_yaxis()
+    axes.grid(False, axis="y")
     _say_if_unscored(axes, frame)
 
 
