@@ -53,6 +53,13 @@ def test_the_plan_of_the_paper() -> None:
     assert sum(name.startswith("guided") for name in plan) == 6
 
 
+def test_the_plan_without_ablations_is_that_of_the_methods() -> None:
+    profile = load_profile("smoke")
+    plan = planned_extractions(replace(profile, saliency=replace(profile.saliency, ablations=False)))
+    assert [e.name for e in plan] == ["guided-64", "guided-96", "input-64"]
+    assert set(plan) < set(planned_extractions(profile))
+
+
 def test_probabilities_are_those_of_the_network(run: Run, model: nn.Module) -> None:
     classify(run, model, run.val_ids)
     expected = class_probabilities(model, run.devkit, run.val_ids, 64, batch_size=1)

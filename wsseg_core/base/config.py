@@ -127,6 +127,7 @@ class SaliencyConfig:
 
     sizes: tuple[int, ...] = _ranged((400, 500, 600), 32, 8192)  # S of equation 5, as input sizes in pixels
     other_sizes: tuple[int, ...] = _ranged((300, 700, 800), 32, 8192, empty=True)  # the rest of table 3
+    ablations: bool = True  # lower layers, other sizes, plain gradients: tables 2, 3 and 5; notebook 03 needs them
     # L of equation 5: VGG-16's convolutions of these blocks; or stages.
     blocks: tuple[int, ...] = _ranged((3, 4, 5), 1, 5)
     layers: tuple[tuple[str, ...], ...] = ()  # L by name instead, in groups that count once each

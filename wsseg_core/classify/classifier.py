@@ -186,7 +186,7 @@ def other_network(run: Run) -> Run:
         head_steps=0 if other.weights == "random" else run.profile.classifier.head_steps,
         steps=other.steps,
     )
-    saliency = replace(run.profile.saliency, layers=other.layers, other_sizes=())
+    saliency = replace(run.profile.saliency, layers=other.layers, ablations=False)
     base = run.profile.data.image_size
     features = FeaturesConfig((base,) if base in run.profile.features.sizes else ())
     profile = replace(run.profile, classifier=classifier, saliency=saliency, features=features)

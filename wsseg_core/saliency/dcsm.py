@@ -111,13 +111,12 @@ class SavedMaps:
     Args:
         run: the run.
         known_labels: the image-level labels decide which classes are drawn (seed protocol), not the classifier.
-        ablations: else only the maps of table 1 (`extraction.planned_extractions`).
 
     Raises:
         WorkbookError: notebook 02 has not run, or ran under other settings.
     """
 
-    def __init__(self, run: Run, known_labels: bool = False, ablations: bool = True) -> None:
+    def __init__(self, run: Run, known_labels: bool = False) -> None:
         self.devkit, self.known_labels = run.devkit, known_labels
         self.threshold = run.profile.classifier.threshold
         self.depends_on: Mapping[str, Any] = run.settings(
@@ -127,8 +126,7 @@ class SavedMaps:
             precision=run.profile.saliency.precision,
         )
         self.probabilities = open_probabilities(run)
-        planned = planned_extractions(run.profile, ablations)
-        opened = [(extraction, open_extraction(run, extraction)) for extraction in planned]
+        opened = [(extraction, open_extraction(run, extraction)) for extraction in planned_extractions(run.profile)]
         self.stores = {(e.guided, e.size, layer): store for e, store in opened for layer in e.layers}
 
     def of(self, image_id: str) -> "ImageMaps":
@@ -160,7 +158,8 @@ class SavedMaps:
         if (guided, size, layer) not in self.stores:
             kind = "guided" if guided else "plain"
             raise WorkbookError(
-                f"no {kind} maps of {layer} at {size} pixels; add them to `extraction.planned_extractions`"
+                f"no {kind} maps of {layer} at {size} pixels; set saliency.ablations = true, or add them "
+                "to `extraction.planned_extractions`"
             )
         return self.stores[guided, size, layer]
 

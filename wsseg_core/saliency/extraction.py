@@ -73,25 +73,23 @@ def layer_groups(profile: Profile) -> tuple[tuple[str, ...], ...]:
     return profile.saliency.layers or block_layers(profile.classifier, profile.saliency.blocks)
 
 
-def planned_extractions(profile: Profile, ablations: bool = True) -> list[Extraction]:
+def planned_extractions(profile: Profile) -> list[Extraction]:
     """Everything that the tables of DCSM need, and nothing twice; no lower layers where the profile names its own.
 
-    Args:
-        profile: the profile.
-        ablations: else what the methods of table 1 need, alone: no further sizes, plain gradients or lower layers.
+    Without `saliency.ablations` it is what the methods of table 1 need, as for the second network.
     """
     config, few, many = profile.saliency, profile.subtraction.min_candidates, profile.saliency.max_classes
     base, upper = profile.data.image_size, tuple(itertools.chain(*layer_groups(profile)))
     others = [number for number in stages(profile.classifier) if number not in config.blocks]
     lower = () if config.layers else conv_layers(profile.classifier, others)
-    compared = [
+    ablations = [
         *(Extraction(f"guided-{size}", True, size, upper, few) for size in config.other_sizes),  # table 3
         *(Extraction(f"plain-{size}", False, size, upper, few) for size in config.sizes),  # table 5
         *([Extraction(f"lower-{base}", True, base, lower, few)] if lower else []),  # table 2
     ]
     return [
         *(Extraction(f"guided-{size}", True, size, upper, many) for size in config.sizes),  # tables 1, 2, 4
-        *(compared if ablations else []),
+        *(ablations if config.ablations else []),
         Extraction(f"input-{base}", False, base, (INPUT,), few),  # Simonyan et al., table 1
     ]
 
