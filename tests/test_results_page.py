@@ -49,6 +49,26 @@ def test_every_number_of_a_row_is_there(copy: Path) -> None:
     assert "| guided BP, α = 2 | – | 44.0 [43.0, 45.0] |" in page
 
 
+def test_claims_of_two_data_sets_stand_side_by_side(tmp_path: Path) -> None:
+    header = "claim,verdict,against,difference,low,high"
+    tables = {
+        "one": ["CRF helps,holds,x,2,1,3", "walk helps,undecided,x,0,-1,1"],
+        "two": ["CRF helps,does not hold,x,-2,-3,-1", "walk helps,holds,x,1,0.5,2", "of two alone,holds,x,1,0.5,2"],
+    }
+    for name, rows in tables.items():
+        folder = tmp_path / "results" / name / "reference"
+        folder.mkdir(parents=True)
+        (folder / "10_claims.csv").write_text("\n".join([header, *rows]), encoding="utf-8")
+        (folder / "figures.json").write_text('{"split": "val", "seed": 0}', encoding="utf-8")
+        if name == "one":
+            assert "on every data set" not in results_page(tmp_path)
+    page = results_page(tmp_path)
+    assert "| claim | one | two |  |" in page
+    assert "| CRF helps | **holds** 2.0 [1.0, 3.0] | **does not hold** -2.0 [-3.0, -1.0] | ≠ |" in page
+    assert "| walk helps | **undecided** 0.0 [-1.0, 1.0] | **holds** 1.0 [0.5, 2.0] |  |" in page
+    assert "| of two alone | – | **holds** 1.0 [0.5, 2.0] |  |" in page
+
+
 def test_no_reference_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(WorkbookError, match="no reference tables"):
         results_page(tmp_path)

@@ -9,7 +9,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from wsseg_core.base.files import write_atomically
 from wsseg_core.base.machine import machine_text
 from wsseg_core.evaluate.labels import labelled
 from wsseg_core.evaluate.tables import DASH, FIGURES_FILE
+from wsseg_core.evaluate.verdicts import Outcome
 
 FIELD = re.compile(r"\{([^{}:]+)(?::([^{}]+))?\}")  # as in format strings; names of columns have spaces and commas
 PAGE = Path("docs") / "results.md"
@@ -28,6 +29,7 @@ REFERENCE = "reference"
 OURS = "{ours} [{low}, {high}]"
 BESIDE = {"row": "{label}", "published, VOC": "{published}", "here": OURS}
 VERDICT = {"claim": "{claim}", "verdict": "**{verdict}**"}
+CLAIMS = "10_claims"
 OPENING = """# Results
 
 Written by `wsseg docs` from the tables in `results/<profile>/reference`, with `claims.json` and `figures.json`.
@@ -61,6 +63,11 @@ SECTIONS = (
             "that the image-level labels name."),
     Section("The second network against the first", "05_other_network",
             {"method": "{method}", "CRF": "{CRF}", "points": "{difference} [{difference low}, {difference high}]"}),
+    Section("Any CNN", "05_backbones",
+            {"CNN": "{CNN}", "million parameters": "{million parameters}", "activations": "{activations}",
+             "strides of the stages": "{strides of the stages}", "maps": "{maps:.0f}",
+             "forward, ms": "{forward, ms:.0f}", "maps, ms": "{maps, ms:.0f}"},
+            "One image, one class, a map at every block; weights are random, so that this is about form and time."),
     Section("Seeds and networks, several trainings", "10_spread",
             {"row": "{row}", "split": "{split}", "mean": "{mean}", "lowest": "{lowest}", "highest": "{highest}"},
             "Seeds on the training images with the labels known; networks on the validation images."),
@@ -92,11 +99,14 @@ SECTIONS = (
     Section("DCSM, table 2: layers", "10_table2", BESIDE),
     Section("DCSM, table 3: input sizes", "10_table3", BESIDE),
     Section("DCSM, table 4: N", "10_table4", BESIDE),
+    Section("Subtraction where the labels name one class, and several", "03_one_or_several",
+            {"classes in the image": "{classes in the image}", "images": "{images:.0f}", "row": "{row}", "here": OURS,
+             "beyond the first row": "{gain} [{gain low}, {gain high}]"}),
     Section("DCSM, table 5: back-propagation", "10_table5", BESIDE),
     Section("DCSM, table 6: val", "10_table6", BESIDE),
     Section("MIRU 2016", "10_miru", BESIDE),
     Section("Rows without a published number", "10_own_rows", {"row": "{label}", "here": OURS}),
-    Section("Claims of the papers", "10_claims",
+    Section("Claims of the papers", CLAIMS,
             VERDICT | {"difference, points": "{difference} [{low}, {high}]", "against": "{against}"},
             "A verdict comes from the paired bootstrap alone."),
     Section("Claims about the last stages, judged by all trainings", "10_claims_seeds",
@@ -139,13 +149,31 @@ def results_page(root: Path) -> str:
     references = sorted(root.glob(f"results/*/{REFERENCE}"))
     if not references:
         raise WorkbookError(f"{root / 'results'}: no reference tables; take them from version control again")
-    return "\n".join([OPENING, *(line for reference in references for line in _chapter(reference))])
+    chapters = [line for reference in references for line in _chapter(reference)]
+    return "\n".join([OPENING, *_side_by_side(references), *chapters])
 
 
 def write_results_page(root: Path) -> Path:
     """Write the page; returns its path."""
     write_atomically(root / PAGE, results_page(root).encode())
     return root / PAGE
+
+
+def _side_by_side(references: Sequence[Path]) -> Iterable[str]:
+    """The claims on every data set beside each other, where there are tables of two or more."""
+    tables = {path.parent.name: path / f"{CLAIMS}.csv" for path in references}
+    judged = {name: _frame(path).set_index("claim") for name, path in tables.items() if path.is_file()}
+    if len(judged) < 2:
+        return
+    form, rows = VERDICT["verdict"] + " {difference} [{low}, {high}]", []
+    for claim in dict.fromkeys(claim for frame in judged.values() for claim in frame.index):
+        found = {name: frame.loc[claim] for name, frame in judged.items() if claim in frame.index}
+        verdicts = {row["verdict"] for row in found.values()}
+        cells = [_cell(found[name], form) if name in found else DASH for name in judged]
+        rows.append([claim, *cells, "≠" if verdicts >= {Outcome.HOLDS, Outcome.FAILS} else ""])
+    yield "## The claims on every data set\n"
+    yield "Points; ≠ where one data set says what another denies. The chapters below have the conditions.\n"
+    yield _table(["claim", *judged, ""], rows) + "\n"
 
 
 def _chapter(reference: Path) -> Iterable[str]:
@@ -194,9 +222,12 @@ def _value(text: str) -> Any:
 
 
 def _markdown(frame: pd.DataFrame, columns: Mapping[str, str]) -> str:
-    rows = [[_cell(row, form) for form in columns.values()] for row in frame.to_dict("records")]
-    lines = [list(columns), ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return _table(columns, [[_cell(row, form) for form in columns.values()] for row in frame.to_dict("records")])
+
+
+def _table(header: Iterable[str], rows: Iterable[list[str]]) -> str:
+    names = list(header)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [names, ["---"] * len(names), *rows])
 
 
 def _cell(row: Mapping[Any, Any], form: str) -> str:
