@@ -158,6 +158,18 @@ def test_within_a_component_of_one_colour_maps_even_out_and_nothing_crosses_its_
     assert not walked[0, :, 3:].any()
 
 
+@pytest.mark.parametrize(("h", "w", "radius"), [(5, 4, 3), (2, 7, 5), (1, 1, 2)])
+def test_the_gradient_of_affinities_is_that_of_all_pairs_at_once(h: int, w: int, radius: int):
+    torch.manual_seed(0)
+    features = torch.randn(2, 3, h, w, dtype=torch.float64, requires_grad=True)
+    first, second = features.flatten(2)[..., pair_indices(h, w, radius)].unbind(-2)
+    slow = torch.exp(-(second - first).abs().mean(1))
+    fast, weights = affinities(features, radius), torch.randn(slow.shape, dtype=torch.float64)
+    torch.testing.assert_close(fast, slow)
+    expected, found = (torch.autograd.grad((weights * values).sum(), features)[0] for values in (slow, fast))
+    torch.testing.assert_close(found, expected)
+
+
 def test_batched_affinities_are_those_of_each_image():
     features = torch.randn(2, 3, 6, 5)
     torch.testing.assert_close(affinities(features), torch.stack([affinities(image) for image in features]))

@@ -24,7 +24,7 @@ every pixel has all the neighbours that the grid has.
 import math
 import warnings
 from types import EllipsisType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -67,10 +67,37 @@ def affinities(features: Tensor, radius: int = RADIUS) -> Tensor:
     Returns:
         float (..., pairs) in (0, 1], pairs as `pair_indices` orders them; none in a grid of one pixel.
     """
-    h, w = features.shape[-2:]
-    windows = [_windows(h, w, *offset) for offset in neighbour_offsets(radius)]
-    distances = [(features[second] - features[first]).abs().mean(-3).flatten(-2) for first, second in windows]
-    return torch.exp(-torch.cat(distances, -1))
+    return torch.exp(-_PairDistances.apply(features, radius))
+
+
+class _PairDistances(torch.autograd.Function):
+    """Mean absolute difference of the features of every pair: float (..., D, h, w) to (..., pairs).
+
+    Of a slice, autograd's own gradient is a whole map of zeros with the slice filled in, two for each offset; here each
+    adds to one map, and no difference is kept for the way back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, radius: int) -> Tensor:
+        ctx.save_for_backward(features)
+        h, w = features.shape[-2:]
+        ctx.windows = [_windows(h, w, *offset) for offset in neighbour_offsets(radius)]
+        distances = [(features[second] - features[first]).abs_().mean(-3).flatten(-2) for first, second in ctx.windows]
+        return torch.cat(distances, -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (features,) = ctx.saved_tensors
+        result, start = torch.zeros_like(features), 0
+        gradient = gradient / features.shape[-3]
+        for first, second in ctx.windows:
+            change = (features[second] - features[first]).sign_()
+            rows, columns = change.shape[-2:]
+            change *= gradient[..., None, start : start + rows * columns].unflatten(-1, (rows, columns))
+            result[second] += change
+            result[first] -= change
+            start += rows * columns
+        return result, None
 
 
 @torch.no_grad()
