@@ -7,7 +7,7 @@ from wsseg_core.evaluate.claims import CLAIMS, LAST_STAGES, OWN_FINDING, OWN_QUE
 def test_the_list_has_unique_ids_and_marks_what_is_our_own():
     assert len({claim.id for claim in CLAIMS}) == len(CLAIMS)
     assert [claim.id for claim in CLAIMS if claim.source in (OWN_FINDING, OWN_QUESTION)] == [
-        *("order", "forward-adds", "static-bias", "static-exclusion", "static-both-inputs"),
+        *("order", "forward-adds", "static-detector", "static-bias", "static-exclusion", "static-both-inputs"),
         *("dynamic-second-module", "dynamic-sub-target", "dynamic-control"),
         *("selftrain-loop", "selftrain-static", "selftrain-floor", "selftrain-crf"),
     ]

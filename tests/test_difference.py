@@ -181,6 +181,48 @@ def test_a_loss_over_nothing_is_0_and_can_be_minimised(knowledge, advice, includ
     assert not logits.grad.any()
 
 
+TWO_TARGETS = torch.tensor([[[1.0, 0, 0]], [[1, 1, 0]]])
+TWO_ANSWERS = torch.tensor([[[0.5, 0.25, 0.75]], [[0.8, 0.9, 0.5]]])
+EVERYWHERE = torch.ones(2, 1, 3, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("balance", "included", "expected"),
+    [
+        # (ln 2 + (ln 4/3 + ln 4) / 2) / 2 = 0.765068 and ((ln 5/4 + ln 10/9) / 2 + ln 2) / 2 = 0.428700
+        ("image", [True, True], 0.596884),
+        ("image", [False, True], 0.428700),
+        # (ln 2 + ln 5/4 + ln 10/9) / 3 = 0.340551 and (ln 4/3 + ln 4 + ln 2) / 3 = 0.789041
+        ("batch", [True, True], 0.564796),
+        ("batch", [True, False], 0.765068),
+    ],
+)
+def test_two_balances_of_two_images_by_hand(balance, included, expected):
+    loss = map_loss(TWO_ANSWERS.logit(), TWO_TARGETS, EVERYWHERE, torch.tensor(included), balance)
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+@given(batch=batches())
+def test_the_balances_agree_on_one_image(batch):
+    knowledge, advice, logits, _, _ = (values[:1] for values in batch)
+    change, included = change_target(knowledge, advice), torch.tensor([True])
+    torch.testing.assert_close(*(map_loss(logits, *change, included, balance) for balance in ("image", "batch")))
+
+
+def test_a_balance_that_is_not_known():
+    with pytest.raises(WorkbookError, match="a loss balanced by 'pixel' is not known; use image or batch"):
+        map_loss(TWO_ANSWERS, TWO_TARGETS, EVERYWHERE, torch.tensor([True, True]), "pixel")
+
+
+def test_refinement_of_seven_pixels_by_hand():
+    """Cat is 1, dog 2; the dog collapses. Its bias is 1, that of the background 0.1, that of the advice 0.1."""
+    knowledge, advice = row(1, 1, 1, 0, 1, 2, 2), row(1, 1, 0, 1, 0, 0, 0)
+    d_k, d_a = logit(0.2, 0.1, 0.7, 0.3, 0.3, 0.6, 0.95), logit(0.1, 0.1, 0.2, 0.6, 0.4, 0.1, 0.05)
+    result = refine(knowledge, advice, d_k, d_a, shrunk(2), SEED)
+    torch.testing.assert_close(result.confidence, torch.tensor([[[0.2, 0.1, 0.7, -0.3, 0.1, -0.3, 0.1]]]))
+    assert result.mask.tolist() == [[[1, 1, 0, 0, 0, 2, 0]]]
+
+
 def test_equal_masks_teach_that_nothing_changes():
     logits = torch.zeros(1, 2, 2, requires_grad=True)
     loss = map_loss(logits, *change_target(ADVICE, ADVICE), torch.tensor([True]))
@@ -352,19 +394,31 @@ def test_bad_input_of_the_detector_is_refused(detector, features, masks):
         detector(features, masks[0], masks[1, :, :2])
     with pytest.raises(WorkbookError, match="outside 0"):
         detector(features, masks[0], masks[1] + 4)
-    with pytest.raises(WorkbookError, match="multiple of 4"):
-        DifferenceDetector(CLASSES, 2, 5, channels=6)
+
+
+def test_the_detector_has_no_bias_and_no_statistics_and_is_as_wide_inside_as_out(detector, features, masks):
+    weights = dict(detector.named_parameters())
+    assert not [name for name in weights if not name.endswith("weight")]
+    assert not list(detector.buffers())
+    assert {module.out_channels for module in detector.residual if hasattr(module, "out_channels")} == {8}
+    torch.testing.assert_close(detector.train()(features, *masks), detector.eval()(features, *masks))
+
+
+def test_a_map_that_is_the_same_everywhere_has_no_border(detector):
+    same = Features(*(torch.ones(1, channels, 4, 5) for channels in (CLASSES + 1, 2, 5)))
+    logits, _ = detector(same, *torch.ones(2, 1, 4, 5, dtype=torch.int64))
+    assert logits.max() - logits.min() < 1e-6  # padding with zeros would show
 
 
 def test_both_networks_learn_together():
     torch.manual_seed(0)
     net = SegmentationNet(CLASSES, FcnVgg16(1, 2, True, 4, 3), channels=8, dilation=1, dropout=0)
-    detector = DifferenceDetector(CLASSES, low_channels=2, high_channels=8, channels=8)
+    detector = DifferenceDetector(CLASSES, net.encoder.low_channels, high_channels=8, channels=8)
     optimizer = torch.optim.Adam([*net.parameters(), *detector.parameters()], 1e-2)
     images, (knowledge, advice) = torch.randn(4, 3, 32, 32), torch.randint(0, 4, (2, 4, 4, 4))
     losses = []
     for _ in range(10):
-        out = net(images)
+        out = net(images).at_stride(8)
         logits = detector(out.detach(), knowledge, advice)
         loss = segmentation_loss(out.scores, knowledge)
         loss = loss + difference_loss(*logits, *change_target(knowledge, advice), torch.ones(4, dtype=torch.bool))

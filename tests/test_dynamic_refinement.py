@@ -36,9 +36,9 @@ from wsseg_core.data.run import Run
 from wsseg_core.data.transforms import normalise
 from wsseg_core.evaluate.scoring import score_settings
 from wsseg_core.nets.dynamic import Branches, DynamicNet
-from wsseg_core.nets.segmentation import Features, SegmentationNet, segmentation_loss
+from wsseg_core.nets.segmentation import Features, SegmentationNet, resize_masks, segmentation_loss
 from wsseg_core.nets.vgg import FcnVgg16
-from wsseg_core.refine import dynamic_stage
+from wsseg_core.refine import dynamic_stage, dynamic_step
 from wsseg_core.refine.difference import Biases, difference_loss, map_loss
 from wsseg_core.refine.dynamic_stage import (
     NOTEBOOK,
@@ -46,10 +46,12 @@ from wsseg_core.refine.dynamic_stage import (
     dynamic_settings,
     load_dynamic,
     refine_image,
+    second_results,
     snapshots,
+    taught,
     train_dynamic,
 )
-from wsseg_core.refine.dynamic_step import DynamicSetting, DynamicStep
+from wsseg_core.refine.dynamic_step import Answers, DynamicSetting, DynamicStep
 from wsseg_core.segment.predictions import SegmentationMaps, extract_predictions, predict, segmentation_setting
 from wsseg_core.segment.retraining import checkpoint_path, load_segmentation, train_segmentation
 
@@ -75,6 +77,7 @@ class Told(nn.Module):
         super().__init__()
         self.main, self.sub = (self._sure(mask, classes) for mask in (main, sub))
         self.compared: list[tuple[Tensor, Tensor]] = []
+        self.read: list[Tensor] = []
         self.detectors = [partial(self._detect, *map(torch.tensor, detection)) for detection in detections]
 
     @staticmethod
@@ -82,10 +85,11 @@ class Told(nn.Module):
         return nn.Parameter(4.0 * F.one_hot(torch.tensor(masks), classes + 1).permute(0, 3, 1, 2))
 
     def forward(self, images: Tensor) -> Branches:
-        return Branches(Features(self.main, self.main, self.main), self.sub)
+        return Branches(*(Features(scores, scores, scores) for scores in (self.main, self.sub)))
 
     def _detect(self, logits_k: Tensor, logits_a: Tensor, features: Features, k: Tensor, a: Tensor) -> tuple:
         assert not any(values.requires_grad for values in features[:3])
+        self.read.append(features.high)
         self.compared.append((k, a))
         return logits_k.float(), logits_a.float()
 
@@ -99,6 +103,10 @@ class ToldPool:
     def submit(self, image: np.ndarray, probabilities: np.ndarray) -> Callable[[], np.ndarray]:
         self.seen.append((image, probabilities))
         return partial(self.rows.__getitem__, len(self.seen) - 1)
+
+
+def loss_of(answers: Answers, balance: str = "image") -> Tensor:
+    return torch.stack([map_loss(*answer, balance=balance) for answer in answers]).sum()
 
 
 UNSURE = [[[0, 0], [0, 0]]]
@@ -141,14 +149,14 @@ def test_step_one_by_hand():
     logits_k, logits_a = [[[9.0, 9.0], [-9.0, 0.0]]], [[[0.0, -9.0], [9.0, 0.0]]]
     net = Told(prediction, UNSURE, [(logits_k, logits_a)])
     step = step_of(net, ToldPool(crf_rows))
-    result, loss = step.first_step(look(step, UNSURE, [[1, 0]]))
+    result, answers = step.first_step(look(step, UNSURE, [[1, 0]]))
     # Changed are three pixels: the first sure to be wrong in K (0 is taken), the second in A (1 is kept), the third
     # alike in both, so that the head start of the advice decides. Cat keeps 2 of 3 pixels and does not collapse.
     assert result.tolist() == [[[CAT, 0], [CAT, CAT]]]
     changed = torch.tensor([[[0.0, 1.0], [1.0, 1.0]]])
     everywhere, kept = torch.ones(1, 2, 2, dtype=torch.bool), torch.tensor([True])
     expected = difference_loss(torch.tensor(logits_k), torch.tensor(logits_a), changed, everywhere, kept)
-    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(loss_of(answers), expected)
     assert [mask.tolist() for mask in net.compared[0]] == [prediction, [[[1, 0], [0, 1]]]]
 
 
@@ -156,46 +164,64 @@ def test_a_class_that_vanishes_under_the_crf_stays_and_teaches_nothing():
     doubtful = [[[3.0, 3.0], [3.0, 3.0]]]
     net = Told([[[1, 1], [1, 0]]], UNSURE, [(doubtful, doubtful)])
     step = step_of(net, ToldPool([[0, 0], [0, 0]]))
-    result, loss = step.first_step(look(step, UNSURE, [[1, 0]]))
+    result, answers = step.first_step(look(step, UNSURE, [[1, 0]]))
     assert result.tolist() == [[[CAT, CAT], [CAT, 0]]]
-    assert loss == 0
+    assert loss_of(answers) == 0
 
 
 def test_masks_that_are_equal_everywhere_are_left_alone():
     net = Told([[[1, 1], [0, 0]]], UNSURE, [([[[9.0, -9.0], [0.0, 0.0]]], [[[-9.0, 9.0], [0.0, 0.0]]])])
     step = step_of(net, ToldPool([[1, 1], [0, 0]]))
-    result, loss = step.first_step(look(step, UNSURE, [[1, 0]]))
+    result, answers = step.first_step(look(step, UNSURE, [[1, 0]]))
     assert result.tolist() == [[[CAT, CAT], [0, 0]]]
-    assert loss.isfinite()
+    assert loss_of(answers).isfinite()
 
 
 SEED, FIRST, SUB = [[[1, 1], [0, 0]]], [[[1, 0], [1, 0]]], [[[1, 1], [1, 0]]]
 
 
-@pytest.mark.parametrize("target", ["sub_branch", "seed"])
-def test_step_two_by_hand(target: str):
-    logits_k, logits_a = torch.tensor([[[0.0, 2.0], [-1.0, 0.5]]]), torch.tensor([[[1.0, -2.0], [2.0, 0.0]]])
-    net = Told(FIRST, SUB, [([], []), (logits_k.tolist(), logits_a.tolist())])
+@pytest.mark.parametrize(
+    ("target", "targets", "expected"),
+    [
+        # About K: the third pixel, 1.288990; about A: where result 2 differs from the sub branch, 1.065066.
+        ("sub_branch", ([[[0, 0], [1, 0]]], [[[0, 1], [1, 0]]]), 2.354056),
+        # Where seed and result 1 differ: 0.776854 and 1.065066.
+        ("seed", ([[[0, 1], [1, 0]]], [[[0, 1], [1, 0]]]), 1.841920),
+    ],
+)
+def test_step_two_by_hand(target: str, targets: tuple[list, list], expected: float):
+    logits_k, logits_a = [[[0.0, 2.0], [-1.0, 0.5]]], [[[1.0, -2.0], [2.0, 0.0]]]
+    net = Told(FIRST, SUB, [([], []), (logits_k, logits_a)])
     step = step_of(net, ToldPool(FIRST[0]), replace(DYNAMIC, second_target=target))
-    half, first = look(step, SEED, [[1, 0]]), torch.tensor(FIRST, dtype=torch.uint8)
-    result, loss = step.second_step(half, first)
+    result, answers = step.second_step(look(step, SEED, [[1, 0]]), torch.tensor(FIRST, dtype=torch.uint8))
     # Second pixel: the seed's cat is wrong, third: the result's is, since 0.27 - 0.88 + 0.4 < 0; the seed is knowledge.
     assert result.tolist() == [[[1, 0], [0, 0]]]
     assert [mask.tolist() for mask in net.compared[0]] == [SEED, FIRST]
-    everywhere, kept = torch.ones(1, 2, 2, dtype=torch.bool), torch.tensor([True])
-    seed, first, sub = (torch.tensor(mask) for mask in (SEED, FIRST, SUB))
-    by_sub = [(logits_k, seed != sub), (logits_a, first != sub)]
-    by_seed = [(logits_k, seed != first), (logits_a, seed != first)]
-    pairs = by_sub if target == "sub_branch" else by_seed
-    expected = sum(map_loss(logits, changed.float(), everywhere, kept) for logits, changed in pairs)
-    torch.testing.assert_close(loss, expected)
+    assert torch.equal(net.read[0], net.sub)
+    assert [answer.target.tolist() for answer in answers] == list(targets)
+    assert loss_of(answers, "batch").item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_class_that_vanishes_from_the_seed_teaches_the_second_module_unless_its_loss_is_by_image():
+    sure = [[[9.0, 9.0], [9.0, 9.0]]]
+    counted = []
+    for second_loss in ("batch", "image"):
+        net = Told(UNSURE, UNSURE, [([], []), (sure, sure)])
+        step = DynamicStep(net, DYNAMIC, BIASES, ToldPool(UNSURE[0]), second_loss=second_loss)  # type: ignore[arg-type]
+        _, answers = step.second_step(look(step, [[[1, 1], [1, 0]]], [[1, 0]]), torch.zeros(1, 2, 2, dtype=torch.uint8))
+        counted.append([answer.included.item() for answer in answers])
+    assert counted[0] == [True, True]
+    assert not counted[1][0]
+    with pytest.raises(WorkbookError, match=r"dynamic.second_loss 'pixel' is unknown; use one of image, batch"):
+        DynamicStep(net, DYNAMIC, BIASES, ToldPool(), second_loss="pixel")  # type: ignore[arg-type]
 
 
 def test_the_sub_branch_too_keeps_to_the_labels():
     net = Told(UNSURE, [[[2, 2], [2, 2]]], [([], []), (UNSURE, UNSURE)])
     step = step_of(net, ToldPool(UNSURE[0]))
-    _, loss = step.second_step(look(step, UNSURE, [[1, 0]]), torch.zeros(1, 2, 2, dtype=torch.uint8))
-    torch.testing.assert_close(loss, torch.tensor(math.log(2)))  # dog is no label: nothing differs from the background
+    _, answers = step.second_step(look(step, UNSURE, [[1, 0]]), torch.zeros(1, 2, 2, dtype=torch.uint8))
+    # dog is no label: nothing differs from the background
+    torch.testing.assert_close(loss_of(answers, "batch"), torch.tensor(math.log(2)))
 
 
 def losses_by_hand(net: Told, seed: list, result: list) -> Tensor:
@@ -220,8 +246,8 @@ def test_each_setting_learns_what_it_should(setting: DynamicSetting):
     half = look(step_of(net, ToldPool([[1, 0], [1, 0]]), setting), seed, [[1, 0]])
     further = [torch.zeros(())]
     if setting.refinement:
-        first, difference = step.first_step(half)
-        further += [difference, step.second_step(half, first)[1]][: setting.modules]
+        first, answers = step.first_step(half)
+        further += [loss_of(answers), loss_of(step.second_step(half, first)[1], "batch")][: setting.modules]
     torch.testing.assert_close(loss, losses_by_hand(net, seed, result) + sum(further))
 
 
@@ -230,7 +256,7 @@ def test_the_branches_learn_the_seed_alone_until_the_detectors_are_warm():
     wrong, right = [[[9.0, 9.0], [9.0, 9.0]]], [[[-9.0, -9.0], [-9.0, -9.0]]]
     net = Told([[[1, 1], [0, 0]]], SUB, [(wrong, right)])  # takes the CRF
     step = DynamicStep(net, setting, BIASES, ToldPool(crf, crf, crf), warmup=2)  # type: ignore[arg-type]
-    _, difference = step.first_step(look(step_of(net, ToldPool(crf)), seed, [[1, 0]]))
+    difference = loss_of(step.first_step(look(step_of(net, ToldPool(crf)), seed, [[1, 0]]))[1])
     assert difference > 0  # a detector learns all the while
     for learnt in (seed, seed, [crf]):
         torch.testing.assert_close(step(*batch(seed, [[1, 0]])), losses_by_hand(net, seed, learnt) + difference)
@@ -269,9 +295,9 @@ def noise_batch(images: int) -> tuple[Tensor, Tensor, Tensor]:
 def test_both_branches_start_alike_and_the_start_is_left_alone(start: SegmentationNet):
     before = {name: value.clone() for name, value in start.state_dict().items()}
     net, images = DynamicNet(start, channels=8).eval(), noise_batch(2)[0]
-    main, sub_scores = net(images)
-    torch.testing.assert_close(main.scores, sub_scores, rtol=0, atol=0)
-    torch.testing.assert_close(main, start.eval()(images), rtol=0, atol=0)
+    main, sub = net(images)
+    torch.testing.assert_close(main, sub, rtol=0, atol=0)
+    torch.testing.assert_close(main, start.eval()(images).at_stride(4), rtol=0, atol=0)
     assert len(net.detectors) == 2
     with torch.no_grad():
         for value in net.parameters():
@@ -287,9 +313,9 @@ def test_the_detectors_do_not_teach_the_encoder(start: SegmentationNet):
     step = real_step(start)
     images, masks, labels = noise_batch(2)
     half = step.look(images, masks[:, 0], labels)
-    first, loss = step.first_step(half)
+    first, answers = step.first_step(half)
     _, further = step.second_step(half, first)
-    (loss + further).backward()
+    (loss_of(answers) + loss_of(further)).backward()
     assert not any(gradients(step.net.segmentation) + gradients(step.net.sub_head))
     assert any(gradients(step.net.detectors[0]))
     assert any(gradients(step.net.detectors[1]))
@@ -302,10 +328,22 @@ def test_every_weight_has_a_gradient_so_that_processes_can_share_it(start: Segme
     assert all(value.grad is not None for value in step.parameters())
 
 
-def test_halves_count_by_their_images(start: SegmentationNet):
+def test_halves_count_by_their_images_and_detectors_learn_from_the_whole_batch(start: SegmentationNet):
     values, parts = noise_batch(3), (slice(3), slice(2), slice(2, 3))
-    losses = [real_step(start).eval()(*(value[part] for value in values)) for part in parts]
+    control = replace(DYNAMIC, refinement=False)
+    losses = [real_step(start, control).eval()(*(value[part] for value in values)) for part in parts]
     torch.testing.assert_close(losses[0], (2 * losses[1] + losses[2]) / 3)
+    step, said, branches = real_step(start).eval(), [], torch.zeros(())
+    images, masks, labels = values
+    for part in parts[1:]:
+        half = step.look(images[part], masks[part, 0], labels[part])
+        first, answers = step.first_step(half)
+        second, further = step.second_step(half, first)
+        branches = branches + len(first) / 3 * dynamic_step._branch_loss(half, second)
+        said.append([*answers, *further])
+    whole = [map(torch.cat, zip(*of_map, strict=True)) for of_map in zip(*said, strict=True)]
+    detectors = [map_loss(*a, balance=b) for a, b in zip(whole, ("image", "image", "batch", "batch"), strict=True)]
+    torch.testing.assert_close(step(*values), branches + sum(detectors))
 
 
 def test_padding_does_not_enter_the_losses(start: SegmentationNet):
@@ -313,7 +351,7 @@ def test_padding_does_not_enter_the_losses(start: SegmentationNet):
     half = step.look(images, masks[:, 0], labels)
     first, _ = step.first_step(half)
     second, _ = step.second_step(half, first)
-    void = masks[:, 0] == VOID
+    void = resize_masks(masks[:, 0], (8, 8)) == VOID
     for mask in (half.prediction, half.advice, first, second):
         assert torch.equal(mask == VOID, void)
 
@@ -558,10 +596,26 @@ def test_snapshots_start_with_the_start(trained: Run):
         np.testing.assert_array_equal(mask, allowed[said.argmax(0)])
 
 
+def test_what_is_taught_on_the_way_is_kept(trained: Run):
+    kept, seed = taught(trained, "dynamic"), ArtifactStore.open(trained.artifacts("seeds") / "static", STATIC)
+    assert list(kept) == list(snapshots(trained, "dynamic"))
+    assert all(list(masks) == sorted(trained.train_ids[: dynamic_stage.WATCHED]) for masks in kept.values())
+    image_id = trained.train_ids[0]
+    before, (seed_mask, second) = kept[0][image_id], kept[5][image_id]
+    steps, size = refine_image(trained, DYNAMIC, seed, image_id), trained.devkit.image(image_id).shape[:2]
+    for mask, expected in ((seed_mask, steps.seed), (second, steps.second)):
+        np.testing.assert_array_equal(resize_masks(torch.from_numpy(mask)[None], size)[0], expected)
+    np.testing.assert_array_equal(before[0], seed_mask)  # which is the same all the time
+    with pytest.raises(WorkbookError, match="other: missing"):
+        taught(trained, "other")
+
+
 def test_a_long_training_takes_eight_snapshots(run: Run):
     few = with_dynamic(run, steps=16)
     train(few, dynamic_settings(run.profile)[3])
     assert list(snapshots(few, "dynamic_fixed_seed")) == [0, 2, 4, 6, 8, 10, 12, 14, 16]
+    with pytest.raises(WorkbookError, match="dynamic_fixed_seed: it has no second module, so no result 2; use a"):
+        taught(few, "dynamic_fixed_seed")
 
 
 def test_the_steps_of_one_image(trained: Run):
@@ -573,10 +627,23 @@ def test_the_steps_of_one_image(trained: Run):
         assert (mask.dtype, mask.shape) == (np.uint8, (32, 48))
         assert set(np.unique(mask)) <= allowed
         np.testing.assert_array_equal(mask, vars(again)[name])
-    np.testing.assert_array_equal(steps.seed, seed.load(image_id)["mask"])
+    seed_mask = torch.from_numpy(seed.load(image_id)["mask"])[None]
+    for size in ((24, 32), (6, 8), (32, 48)):  # the input, the grid, and back
+        seed_mask = resize_masks(seed_mask, size)
+    np.testing.assert_array_equal(steps.seed, seed_mask[0])
     assert ((steps.first == steps.prediction) | (steps.first == steps.crf)).all()
     with pytest.raises(WorkbookError, match="dynamic_one_module: it does not take both steps"):
         refine_image(trained, dynamic_settings(trained.profile)[1], seed, image_id)
+
+
+def test_result_2_under_other_biases(trained: Run):
+    seed, image_id = ArtifactStore.open(trained.artifacts("seeds") / "static", STATIC), trained.train_ids[0]
+    own, much, own_again = second_results(trained, DYNAMIC, seed, image_id, [0.0, 5.0, 0.0])
+    steps = refine_image(trained, DYNAMIC, seed, image_id)
+    np.testing.assert_array_equal(own, steps.second)
+    np.testing.assert_array_equal(own, own_again)
+    assert (much[(steps.seed == 0) & (steps.prediction == 0)] == 0).all()
+    assert (much == 0).sum() > (own == 0).sum()
 
 
 def test_another_seed_is_learnt_anew(trained: Run, run: Run):

@@ -32,8 +32,17 @@ from wsseg_core.segment.predictions import extract_predictions
 from wsseg_core.segment.retraining import train_segmentation
 
 NOTEBOOKS = sorted((PACKAGE.parent / "notebooks").glob("*.ipynb"))
-READING_MASKS = re.compile(r"VocMasks|true_masks|score_(masks|settings|reliability|parts)")
-READERS_OF_MASKS = {"data.masks", "data.check", "evaluate.metrics", "evaluate.scoring", "segment.upper_bound"}
+READING_MASKS = re.compile(
+    r"VocMasks|true_masks|irregular_sweep\(|result_minus_seed\(|best_background\(|score_(masks|settings|reliability|parts)"
+)
+READERS_OF_MASKS = {
+    "data.masks",
+    "data.check",
+    "evaluate.irregular_seeds",
+    "evaluate.metrics",
+    "evaluate.scoring",
+    "segment.upper_bound",
+}
 LEARNING_ROOMS = ("nets", "classify", "crf", "saliency", "forward", "affinity", "segment", "refine")
 
 _guard = {"closed": False}

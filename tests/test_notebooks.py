@@ -18,7 +18,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 HEADLINES = {
     *("classifier_map", "simonyan_crf", "dcsm", "dcsm_crf", "dcsm_crf_tuned"),
     *("fcn_mil", "fcn_gbp_crf", "zof_gbp_crf", "cam_seed", "psa_seed", "psa_crf_seed", "net_psa_crf"),
-    *("static_seed", "net_static_crf", "net_supervised_crf", "net_dynamic_crf", "dcsm_crf_known"),
+    *("static_seed", "static_no_detector_seed", "net_static_crf", "net_supervised_crf", "dcsm_crf_known"),
+    *("net_dynamic_crf", "net_dynamic_control_crf"),
     *("selftrain_first", "selftrain_last", "selftrain_best", "psa_equal_steps"),
 }
 

@@ -26,6 +26,7 @@ from wsseg_core.crf.dense import dense_crf
 from wsseg_core.data.images import VOID
 from wsseg_core.data.run import Run
 from wsseg_core.data.transforms import MEAN, STD, normalise
+from wsseg_core.evaluate.labels import row_label
 from wsseg_core.evaluate.scoring import score_settings
 from wsseg_core.nets.folding import fold_batch_norm
 from wsseg_core.nets.segmentation import STRIDE, SegmentationNet
@@ -38,6 +39,7 @@ from wsseg_core.segment.predictions import (
     extract_predictions,
     grid_log_probabilities,
     inference_sizes,
+    network_rows,
     pixel_probabilities,
     predict,
     segmentation_setting,
@@ -46,8 +48,8 @@ from wsseg_core.segment.retraining import (
     PseudoLabelled,
     checkpoint_path,
     crop_padding,
+    decaying_optimizer,
     load_segmentation,
-    poly_optimizer,
     train_segmentation,
 )
 
@@ -217,8 +219,10 @@ def test_the_encoder_starts_as_the_classifier_with_its_batch_norm_folded(trained
 def test_the_head_learns_ten_times_faster_and_both_decay_to_nothing():
     network = SegmentationNet(3, FcnVgg16(3, 2, fc_channels=4, fc6_kernel=3), channels=4)
     for name in ("sgd", "adamw"):
-        optimizer, schedule = poly_optimizer(
-            replace(CONFIG, optimizer=name, learning_rate=0.5, steps=4), network.encoder, [network.head]
+        optimizer, schedule = decaying_optimizer(
+            replace(CONFIG, optimizer=name, learning_rate=0.5, steps=4, schedule="polynomial"),
+            network.encoder,
+            [network.head],
         )
         assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(network.parameters()))
         for step in range(4):
@@ -228,10 +232,24 @@ def test_the_head_learns_ten_times_faster_and_both_decay_to_nothing():
         assert schedule.get_last_lr() == [0, 0]
 
 
+def test_the_rate_falls_along_a_polynomial_or_a_cosine_by_hand():
+    network = SegmentationNet(3, FcnVgg16(3, 2, fc_channels=4, fc6_kernel=3), channels=4)
+    expected = {"polynomial": [1, 0.7719, 0.5359, 0.2872, 0], "cosine": [1, 0.8536, 0.5, 0.1464, 0]}  # of 4 steps
+    for schedule_name, rates in expected.items():
+        config = replace(CONFIG, learning_rate=1.0, steps=4, schedule=schedule_name)
+        optimizer, schedule = decaying_optimizer(config, network.encoder, [network.head])
+        for rate in rates:
+            assert schedule.get_last_lr() == pytest.approx([rate, 10 * rate], abs=1e-3)
+            optimizer.step()
+            schedule.step()
+    with pytest.raises(WorkbookError, match=r"segmentation.schedule 'step' is unknown; use one of polynomial, cosine"):
+        decaying_optimizer(replace(CONFIG, schedule="step"), network.encoder, [network.head])
+
+
 def test_an_unknown_optimiser_is_named():
     network = SegmentationNet(3, FcnVgg16(3, 2, fc_channels=4, fc6_kernel=3), channels=4)
     with pytest.raises(WorkbookError, match=r"segmentation.optimizer 'adam' is unknown; use 'sgd' or 'adamw'"):
-        poly_optimizer(replace(CONFIG, optimizer="adam"), network.encoder, [network.head])
+        decaying_optimizer(replace(CONFIG, optimizer="adam"), network.encoder, [network.head])
 
 
 def test_a_killed_training_ends_with_the_same_weights(trained: Run, run: Run, monkeypatch: pytest.MonkeyPatch):
@@ -446,6 +464,28 @@ def test_the_crf_sees_the_labels_that_matter():
     expected = dense_crf(maps.image, kept, CRF)
     np.testing.assert_array_equal(maps.label_probabilities(setting), [*expected, np.zeros((1, 3))])
     np.testing.assert_array_equal(maps.mask(setting), expected.argmax(0))
+
+
+def test_the_summed_unary_by_hand(monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    monkeypatch.setattr(predictions, "dense_crf", lambda image, unary, config: seen.append(unary) or unary)
+    maps = maps_by_hand(True, True, True)
+    maps.masks([replace(PLAIN, crf=CRF, unary="summed"), replace(PLAIN, crf=CRF)])
+    # e^5, e^3 and e^1.95 over their sum: 0.5, 0.3 and 0.195 are driven apart
+    np.testing.assert_allclose(seen[0][:, 0, 0], [0.8455, 0.1144, 0.0400], atol=2e-3)
+    np.testing.assert_allclose(seen[1][:, 0, 0], [0.5, 0.3, 0.195], atol=1e-3)
+    with pytest.raises(WorkbookError, match="plain: unary 'sum' is not known; use mean or summed"):
+        replace(PLAIN, unary="sum")
+
+
+def test_a_network_has_a_row_for_either_unary_and_tables_say_which(run: Run):
+    rows = network_rows(run.profile, "psa")
+    assert [row.name for row in rows] == ["net_psa", "net_psa_crf", "net_psa_crf_summed"]
+    scores = score_settings(run, "unaries", run.val_ids, "val", rows, NOTEBOOK, SegmentationMaps(run, "psa", NOTEBOOK))
+    told = [scores[row.name].details["crf"] for row in rows]
+    assert told[0] == "none"
+    assert told[2] == f"{told[1]}; summed unary"
+    assert row_label("net_psa_crf_summed") == f"{row_label('net_psa')}, CRF on the summed unary"
 
 
 def test_rows_that_differ_in_names_are_drawn_once(monkeypatch: pytest.MonkeyPatch):

@@ -62,20 +62,20 @@ def slow_loss(scores: Tensor, masks: Tensor) -> float:
 
 
 @pytest.mark.parametrize("size", [(8, 8), (33, 47), (41, 64)])
-def test_over_vgg_all_maps_have_stride_8_rounded_down(size):
+def test_over_vgg_maps_have_stride_8_and_the_low_ones_4_rounded_down(size):
     for width in (1, 3):
         out = net(vgg(width))(torch.randn(2, 3, *size))
         grid = size[0] // 8, size[1] // 8
         assert out.scores.shape == (2, 4, *grid)
-        assert out.low.shape == (2, width, *grid)
+        assert out.low.shape == (2, 4 * width, size[0] // 4, size[1] // 4)
         assert out.high.shape == (2, 6, *grid)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (33, 47), (41, 64)])
-def test_over_a_resnet_all_maps_have_stride_8_rounded_up(size):
+def test_over_a_resnet_maps_have_stride_8_and_the_low_ones_4_rounded_up(size):
     out = net(resnet18()).eval()(torch.randn(1, 3, *size))
-    grid = -(-size[0] // 8), -(-size[1] // 8)
-    assert (out.scores.shape, out.low.shape, out.high.shape) == ((1, 4, *grid), (1, 64, *grid), (1, 6, *grid))
+    grid, fine = ((-(-size[0] // stride), -(-size[1] // stride)) for stride in (8, 4))
+    assert (out.scores.shape, out.low.shape, out.high.shape) == ((1, 4, *grid), (1, 64, *fine), (1, 6, *grid))
 
 
 @pytest.mark.parametrize(("backbone", "low", "deep"), [(resnet34, 64, 512), (lambda: shallow(Bottleneck), 256, 2048)])
@@ -83,7 +83,7 @@ def test_other_resnets(backbone, low, deep):
     encoder = Encoder(backbone()).eval()
     assert (encoder.low_channels, encoder.deep_channels) == (low, deep)
     features = encoder(torch.randn(1, 3, 16, 24))
-    assert [values.shape for values in features] == [(1, low, 2, 3), (1, deep, 2, 3)]
+    assert [values.shape for values in features] == [(1, low, 4, 6), (1, deep, 2, 3)]
 
 
 def test_folded_and_batch_normalised_vgg_give_the_same_features():
@@ -93,13 +93,29 @@ def test_folded_and_batch_normalised_vgg_give_the_same_features():
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
-def test_the_low_features_are_the_averages_of_the_first_block():
-    backbone = vgg()
-    images = torch.randn(1, 3, 32, 32)
-    first = images
-    for name in ("conv1_1", "relu1_1", "conv1_2", "relu1_2", "pool1"):
-        first = backbone.get_submodule(name)(first)
-    torch.testing.assert_close(Encoder(backbone)(images)[0], F.avg_pool2d(first, 4))
+def test_the_low_features_are_the_last_at_stride_4_and_averaged_where_the_grid_is_coarser():
+    backbone, images = vgg(), torch.randn(1, 3, 32, 32)
+    early = images
+    for name, module in backbone.named_children():
+        early = module(early)
+        if name == "relu3_3":
+            break
+    features = net(backbone)(images)
+    torch.testing.assert_close(features.low, early)
+    torch.testing.assert_close(features.at_stride(8).low, F.avg_pool2d(early, 2))
+    torch.testing.assert_close(features.at_stride(8).scores, features.scores, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("stride", "grid"), [(8, (2, 3)), (4, (4, 6)), (2, (8, 12)), (1, (16, 24))])
+def test_all_maps_can_be_brought_to_one_grid(stride, grid):
+    features = net(vgg())(torch.randn(2, 3, 16, 24)).at_stride(stride)
+    assert {values.shape[2:] for values in features[:3]} == {grid}
+    assert features.scores.isfinite().all()
+
+
+def test_a_grid_has_two_cells_a_side_at_least():
+    features = net(vgg())(torch.randn(1, 3, 8, 8)).at_stride(8)
+    assert {values.shape[2:] for values in features[:3]} == {(2, 2)}
 
 
 def test_the_backbone_is_copied():

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import NARROW, killed_at_call, with_running_statistics, write_tiny_devkit
+from conftest import NARROW, killed_at_call, write_tiny_devkit
 from torch import Tensor, nn
 
 from wsseg_core.affinity import cam
@@ -29,7 +29,9 @@ from wsseg_core.refine import static_stage
 from wsseg_core.refine.difference import Biases
 from wsseg_core.refine.static_stage import (
     NOTEBOOK,
+    Pair,
     StaticSetting,
+    check_pair,
     checkpoint_path,
     difference_maps,
     load_static,
@@ -108,7 +110,7 @@ def network() -> StaticNet:
     """A network whose random answers are large enough to differ from place to place."""
     torch.manual_seed(0)
     segmentation = SegmentationNet(3, FcnVgg16(3, 2, fc_channels=4, fc6_kernel=3), channels=4, dilation=1)
-    network = with_running_statistics(StaticNet(segmentation, 8))
+    network = StaticNet(segmentation, 8).eval()
     nn.init.normal_(network.detector.logit.weight, std=2.0)
     return network
 
@@ -154,8 +156,8 @@ def with_values(run: Run, stage: str, **values: object) -> Run:
 @torch.no_grad()
 def test_the_network_is_a_segmentation_network_and_a_detector_on_its_features(network: StaticNet):
     images, masks, _ = batch_of(random_masks(0, 1, VOID), random_masks(0, 2))
-    said, features = network(images, masks[:, 0], masks[:, 1]), network.segmentation(images)
-    expected = network.detector(features, *(resize_masks(masks[:, kind], (4, 5)) for kind in (0, 1)))
+    said, features = network(images, masks[:, 0], masks[:, 1]), network.segmentation(images).at_stride(4)
+    expected = network.detector(features, *(resize_masks(masks[:, kind], (8, 10)) for kind in (0, 1)))
     torch.testing.assert_close(said.scores, features.scores)
     torch.testing.assert_close((said.logits_k, said.logits_a), expected)
     assert (said.logits_k - said.logits_a).abs().max() > 0.1
@@ -173,7 +175,7 @@ def test_the_loss_is_that_of_the_segmentation_and_of_both_maps(network: StaticNe
     advice = torch.where(random_masks(0, 1, 2) == 1, 0, knowledge).to(torch.uint8)  # a third of the pixels is cleared
     batch = batch_of(knowledge, advice, 1)
     said = network(batch[0], knowledge, advice)
-    small = [resize_masks(masks, (4, 5)) for masks in (knowledge, advice)]
+    small = [resize_masks(masks, (8, 10)) for masks in (knowledge, advice)]
     expected = segmentation_loss(said.scores, knowledge).item()
     for logits in (said.logits_k, said.logits_a):
         for one, k, a in zip(logits.flatten(1), small[0].flatten(1), small[1].flatten(1), strict=True):
@@ -235,7 +237,9 @@ def test_without_exclusion_the_detector_learns_something_else_and_the_segmentati
     assert not torch.equal(own["detector.logit.weight"], other["detector.logit.weight"])
 
 
-def test_the_segmentation_learns_as_if_there_were_no_detector(run: Run):
+def test_the_segmentation_learns_as_if_there_were_no_detector_where_the_grid_is_that_of_its_scores(run: Run):
+    run = with_values(run, "difference", stride=8)
+    train_static(run)
     train_segmentation(run, "psa", mask_pair(run)[0], NOTEBOOK)
     static = weights(checkpoint_path(run))
     for name, value in weights(segmentation_checkpoint(run, "psa")).items():
@@ -258,10 +262,7 @@ def test_head_and_detector_learn_ten_times_as_fast_as_the_encoder(run: Run, monk
 def test_a_trained_network_is_in_evaluation_mode(trained: Run):
     network = load_static(trained)
     assert not any(module.training for module in network.modules())
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    assert norms
-    assert all(norm.num_batches_tracked == CONFIG.steps for norm in norms)  # so running statistics were learnt
-    assert all(name.startswith("detector") for name, m in network.named_modules() if isinstance(m, nn.BatchNorm2d))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
 
 
 # Maps of an image
@@ -288,7 +289,7 @@ def test_maps_of_images_of_any_size_mirror_with_the_image(network: StaticNet, si
     mirrored = difference_maps(network, *(values[:, ::-1].copy() for values in (image, *masks)), size=40)
     for one, other in zip(straight, mirrored, strict=True):
         assert one.dtype == torch.float32
-        assert one.shape == tuple(max(1, round(side * 40 / max(size) / 8)) for side in size)
+        assert one.shape == tuple(2 * max(1, round(side * 40 / max(size) / 8)) for side in size)
         torch.testing.assert_close(other.flip(-1), one, rtol=0, atol=1e-4)
 
 
@@ -331,8 +332,9 @@ def slow_refinement(k: np.ndarray, a: np.ndarray, maps: Maps, present: list[int]
     result = k.copy()
     d_k, d_a = (1 / (1 + np.exp(-logits.double().numpy())) for logits in maps)
     for place in np.ndindex(*k.shape):
-        foreseen = d_a[place] if setting.inputs == "both" else 0.5
-        w = d_k[place] - foreseen + setting.biases.advice + bias[a[place]] - bias[k[place]]
+        told = {"both": d_k[place] - d_a[place], "knowledge": d_k[place] - 0.5, "neither": 0}
+        told["other_image"] = told["both"]  # `fixed_maps` are the same for all images of a size
+        w = told[setting.inputs] + setting.biases.advice + bias[a[place]] - bias[k[place]]
         if w >= -1e-7:
             result[place] = a[place]
     return result
@@ -372,6 +374,25 @@ def test_what_decided_is_told(trained: Run, fixed: list[tuple[int, int]]):
         np.testing.assert_array_equal(refined.mask, advised)
 
 
+def test_the_controls_do_not_hear_what_is_said_of_the_image(trained: Run, monkeypatch: pytest.MonkeyPatch):
+    first = trained.train_ids[0]
+    values = iter([(3.0, -3.0), (-2.0, 1.0)])  # of the image, then of the next
+
+    def answer(model: StaticNet, image: np.ndarray, *_: object) -> Maps:
+        of_k, of_a = next(values)
+        return torch.full((2, 2), of_k), torch.full((2, 2), of_a)
+
+    monkeypatch.setattr(static_stage, "difference_maps", answer)
+    biases = Biases(0.25, 0, 0)
+    rows = [StaticSetting(inputs, biases=biases, inputs=inputs) for inputs in ("other_image", "neither")]
+    other, neither = static_stage._refine(trained, load_static(trained), mask_pair(trained), first, rows)
+    np.testing.assert_allclose(neither.confidence, 0.25)
+    np.testing.assert_array_equal(neither.mask, neither.advice)
+    expected = 1 / (1 + math.exp(2)) - 1 / (1 + math.exp(-1)) + 0.25  # -0.36: K stays
+    np.testing.assert_allclose(other.confidence, expected, atol=1e-6)
+    np.testing.assert_array_equal(other.mask, other.knowledge)
+
+
 def test_masks_that_are_alike_stay_as_they_are(trained: Run):
     for image_id in (ALIKE, WITHOUT_CLASS):
         knowledge = mask_pair(trained)[0].load(image_id)["mask"]
@@ -392,9 +413,10 @@ def test_one_look_serves_all_settings_of_a_network(run: Run, fixed: list[tuple[i
     shutil.rmtree(run.artifacts("seeds"))
     write_pair(run)
     refine_masks(run, static_settings(run.profile), run.train_ids)
-    assert len(fixed) == 2 * len(run.train_ids)  # there are two networks
+    looks = 3 * len(run.train_ids)  # there are two networks, and one of them looks at the next image, too
+    assert len(fixed) == looks
     refine_masks(run, static_settings(run.profile), run.train_ids)
-    assert len(fixed) == 2 * len(run.train_ids)
+    assert len(fixed) == looks
 
 
 def test_only_missing_masks_are_made_and_they_are_the_same(trained: Run, run: Run, monkeypatch: pytest.MonkeyPatch):
@@ -415,20 +437,81 @@ def test_a_segmentation_network_learns_from_the_merged_masks(run: Run):
     assert all(math.isfinite(row["loss"]) for row in history)
 
 
+# Other pairs of masks
+
+
+def pair_of(folder: Path, *kinds: list[np.ndarray]) -> Pair:
+    """Two stores with the masks of two images each."""
+    stores = [ArtifactStore.create(folder / name, {"kind": name}, NOTEBOOK) for name in ("one", "other")]
+    for store, masks in zip(stores, kinds, strict=True):
+        for image_id, mask in zip(("a", "b"), masks, strict=False):
+            store.save(image_id, mask=mask)
+    return stores[0], stores[1]
+
+
+def labels(*rows: list[int]) -> np.ndarray:
+    return np.array(rows, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "problem"),
+    [
+        ([labels([0, 1]), labels([2])], [labels([0, 1]), labels([2])], "one and other are the same for every image"),
+        ([labels([0, 1]), labels([2])], [labels([0]), labels([2])], r"a: the masks of one and other are \(1, 2\) and"),
+        (
+            [labels([0, 1]), labels([2])],
+            [labels([0, 1]), labels([1])],
+            "only one of one and other knows the class 'dog'",
+        ),
+        ([labels([0, 1]), labels([7])], [labels([0, 1]), labels([1])], "hold the label 7, but there are 2 classes"),
+        ([labels([0, 1]), labels([1])], [labels([0, 1])], "other/b.safetensors: no pseudo label, as for 1 of 2"),
+        ([labels([VOID]), labels([VOID])], [labels([0]), labels([1])], "one: every pixel of every mask is void"),
+    ],
+)
+def test_pairs_that_cannot_be_learnt_from_are_refused(tmp_path: Path, one: list, other: list, problem: str):
+    with pytest.raises(WorkbookError, match=problem) as error:
+        check_pair(pair_of(tmp_path, one, other), ["a", "b"], ["cat", "dog"])
+    only_line(error)
+
+
+def test_any_pair_of_masks_can_be_merged(run: Run):
+    names = {"one": 0.2, "other": 0.6}
+    stores = [ArtifactStore.create(run.artifacts("seeds") / name, {"kind": name}, NOTEBOOK) for name in names]
+    for store, share in zip(stores, names.values(), strict=True):
+        for number, image_id in enumerate(run.train_ids):
+            mask = mask_pair(run)[0].load(image_id)["mask"]
+            hidden = np.random.default_rng([number, int(10 * share)]).random(mask.shape) < share
+            store.save(image_id, mask=np.where(hidden, 0, mask).astype(np.uint8))
+    pair = stores[0], stores[1]
+    train_static(run, pair=pair)
+    assert checkpoint_path(run, pair=pair).parent.name == "static_one_other"
+    setting, image_id = static_setting(run.profile), run.train_ids[0]
+    refined = refine_image(run, load_static(run, pair=pair), setting, image_id, pair)
+    np.testing.assert_array_equal(refined.knowledge, stores[0].load(image_id)["mask"])
+    np.testing.assert_array_equal(refined.mask, np.where(refined.confidence >= 0, refined.advice, refined.knowledge))
+    assert load_static(run)  # the network of PSA's pair is still there
+    with pytest.raises(WorkbookError, match="one and one are the same for every image"):
+        train_static(run, pair=(stores[0], stores[0]))
+
+
 # Settings and what is missing
 
 
 def test_settings_take_their_values_from_the_profile():
     config = DifferenceConfig(training_advice=0.3, seed_advice=0.2, seed_background=0.05)
     profile = Profile(difference=config)
-    own, no_bias, all_images, knowledge, training = static_settings(profile)
+    own, no_bias, all_images, knowledge, no_detector, other_image, training = static_settings(profile)
     assert own == static_setting(profile) == StaticSetting("static", biases=Biases(0.2, 0.05))
     assert no_bias == StaticSetting("static_no_bias", biases=Biases(0, 0, 0))
     assert all_images == replace(own, name="static_no_exclusion", exclusion=False)
     assert knowledge == replace(own, name="static_knowledge", inputs="knowledge")
+    assert no_detector == replace(own, name="static_no_detector", inputs="neither")
+    assert other_image == replace(own, name="static_other_image", inputs="other_image")
     assert training == StaticSetting("static_training_bias", biases=Biases(0.3))
     assert StaticSetting("static") == static_setting(Profile())
-    with pytest.raises(WorkbookError, match="row: inputs 'advice' are not known; use both or knowledge"):
+    with pytest.raises(
+        WorkbookError, match="row: inputs 'advice' are not known; use both or knowledge or neither or other_image"
+    ):
         StaticSetting("row", inputs="advice")
 
 

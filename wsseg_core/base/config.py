@@ -259,9 +259,10 @@ class SegmentationConfig:
     learning_rate: float = _ranged(1e-3, 0, 10)  # of the encoder; the head learns ten times faster
     weight_decay: float = _ranged(2e-4, 0, 10)
     batch_size: int = _ranged(8, 1)
+    schedule: str = "cosine"  # SSDD; or "polynomial", PSA's
     steps: int = _ranged(20_000, 1)  # SSDD: 16 epochs
     scales: tuple[float, ...] = _ranged((0.75, 1.0, 1.25), 0.05, 10)  # of inference, each also mirrored
-    supervised: bool = False  # also train on true masks, as an upper bound: the one place where training reads them
+    supervised: bool = False  # also train on true masks, as an upper bound
 
 
 @dataclass(frozen=True)
@@ -272,6 +273,8 @@ class DifferenceConfig:
     """
 
     channels: int = _ranged(256, 1, 65_536)  # inside the detector
+    # Of the grid on which detectors look, masks are merged while a network learns from them, and its loss is taken.
+    stride: int = _ranged(4, 1, 8)
     # Bias of the advice wherever masks are refined to be learnt from at once.
     training_advice: float = _ranged(0.4, 0, 1)
     seed_advice: float = _ranged(0.1, 0, 1)  # the same where the refined masks become the seed of the dynamic stage
@@ -288,6 +291,9 @@ class DynamicConfig:
     steps: int = _ranged(54_000, 1)  # SSDD: 41 epochs
     # The first of them: detectors learn, while the branches go on learning the fixed seed.
     warmup_steps: int = _ranged(0, 0)
+    # Of the second detector: "batch", SSDD's code: every image counts, changed and unchanged pixels are balanced over
+    # the batch; or "image", as of the first: balanced in each image, without those one of whose classes collapses.
+    second_loss: str = "batch"
 
     def __post_init__(self) -> None:
         _check_ranges(self, "dynamic")
@@ -340,6 +346,9 @@ class SweepConfig:
     crf_gamma_alpha: tuple[float, ...] = _ranged((15, 30, 60), 1e-3, 1e6)
     crf_gamma_beta: tuple[float, ...] = _ranged((5, 10, 20), 1e-3, 1e6)
     crf_gamma_gamma: tuple[float, ...] = _ranged((1, 3), 1e-3, 1e6)
+    # Irregularity of errors that are made from true masks (notebook 07), and the steps of each training on them.
+    irregularity: tuple[float, ...] = _ranged((0, 0.25, 0.5, 0.75, 1), 0, 1)
+    irregular_steps: int = _ranged(5_000, 1)
     bootstrap_samples: int = _ranged(1000, 1)
     example_images: int = _ranged(5, 1)  # the same few pictures in every notebook
 

@@ -22,10 +22,12 @@ CRF, as published, except `dcsm` and `simonyan`. In `net_psa_crf` it is the CRF 
     net_psa, net_psa_crf                       network trained on the masks of `psa_seed`; without CRF, with it
     net_psa_crf_seeds, net_psa_crf_seeds_crf   network trained on those of `psa_crf_seed`; the same
     static_seed, static_no_bias_seed, ...      PSA's masks without and with CRF, refined; ablations of the refinement
+    static_no_detector_seed, static_other_image_seed   by the biases alone; with answers for another image
     dcsm_crf_seed                              masks of DCSM with CRF, labels known
     net_static, net_dcsm_seeds, ..._crf        networks trained on `static_seed` and on `dcsm_crf_seed`; the same
     net_supervised, ..._crf                    network trained on true masks, the upper bound; the same
     net_dynamic, net_dynamic_one_module, ..., ..._crf   dynamic stage and its ablations; the same
+    ..._crf_summed                             a network of these with the CRF over SSDD's own unary
     net_selftrain, net_selftrain_first, ...    self-training after its last epoch, its first, variants; without CRF
     selftrain_seed, ...                        the labels that it drew last, within those of the images
     net_equal_steps, net_equal_steps_static    the same network, as many steps on `psa_seed`, on `static_seed`
@@ -193,6 +195,8 @@ _STATIC = (
           _SSDD + "slide 'static refinement'", "net_static_crf", ("net_psa_crf",), Relation.GREATER),
     Claim("net-static-psa-crf", "a network learns more from refined seeds than from PSA's with CRF",
           _SSDD + "slide 'static refinement'", "net_static_crf", ("net_psa_crf_seeds_crf",), Relation.GREATER),
+    Claim("static-detector", "what helps the seeds is the detector, not the biases alone", OWN_QUESTION,
+          "static_seed", ("static_no_detector_seed", "static_other_image_seed"), Relation.BEST_OF),
     Claim("static-bias", "the biases make better seeds", OWN_QUESTION,
           "static_seed", ("static_no_bias_seed",), Relation.GREATER),
     Claim("static-exclusion", "leaving out images whose class collapses makes better seeds", OWN_QUESTION,

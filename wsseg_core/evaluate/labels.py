@@ -38,6 +38,8 @@ SEEDS = {
     "static_no_exclusion": "static seeds, collapsing images kept",
     "static_knowledge": "static seeds, only K asked",
     "static_training_bias": "static seeds, bias of the dynamic stage",
+    "static_no_detector": "static seeds, biases without a detector",
+    "static_other_image": "static seeds, detector shown another image",
 }
 NETWORKS = {
     "psa": "network on PSA seeds",
@@ -49,6 +51,7 @@ NETWORKS = {
     "dynamic_one_module": "dynamic, one module",
     "dynamic_seed_target": "dynamic, second module against the seed",
     "dynamic_fixed_seed": "dynamic, seed fixed (control)",
+    "dynamic_tuned_bias": "dynamic, b(0) chosen on train masks",
     "selftrain": "self-training from CAM seeds",
     "selftrain_first": "self-training, first epoch",
     "selftrain_psa": "self-training from PSA seeds",
@@ -70,7 +73,8 @@ ORDERS = {
 
 
 def _with_crf(known: dict[str, str]) -> Callable[..., str]:
-    return lambda name, crf=None: known.get(name, name.replace("_", " ")) + (", CRF" if crf else "")
+    endings = {"_crf": ", CRF", "_crf_summed": ", CRF on the summed unary"}
+    return lambda name, crf=None: known.get(name, name.replace("_", " ")) + endings.get(crf, "")
 
 
 def _sizes(ratios: str) -> str:
@@ -83,7 +87,7 @@ FORMS: tuple[tuple[str, Callable[..., str]], ...] = (
     (r"net_(.+)_epoch(\d+)", lambda name, epoch: f"{network_label(name)}, epoch {epoch}"),
     (r"(selftrain\w*)_epoch(\d+)_seed", lambda name, epoch: f"labels of {network_label(name)}, epoch {epoch}"),
     (r"(selftrain\w*)_seed", lambda name: f"labels of {network_label(name)}"),
-    (r"net_(.+?)(_crf)?", _with_crf(NETWORKS)),
+    (r"net_(.+?)(_crf|_crf_summed)?", _with_crf(NETWORKS)),
     (r"(.+?)(_crf)?_seed", _with_crf(SEEDS)),
     (r"(\w+)-alpha([\d.]+)", lambda name, alpha: f"{row_label(name)}, α = {alpha}"),
     (r"block(\d)", "block {}".format),

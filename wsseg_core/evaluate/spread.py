@@ -100,8 +100,12 @@ def pooled_figures(by_seed: SeedScores, samples: int = 1000) -> dict[str, dict[s
 
 
 def mean_figure(figures: Sequence[Mapping[str, float]]) -> Interval:
-    """The mean of one headline number over repetitions on the same images; its interval is the mean of theirs."""
-    return Interval(*(float(np.mean([figure[end] for figure in figures])) for end in ("value", "low", "high")))
+    """The mean of one headline number over repetitions on the same images; its interval is the mean of theirs.
+
+    NaN where one of them, None in JSON, could not be measured.
+    """
+    values = np.array([[figure[end] for end in ("value", "low", "high")] for figure in figures], float)
+    return Interval(*map(float, values.mean(0)))
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,15 @@ from wsseg_core.nets.segmentation import Features, SegmentationNet
 
 
 class Branches(NamedTuple):
-    """What the two branches say about a batch of images, at stride 8.
+    """What the two branches say about a batch of images, at the stride of the detectors.
 
     Attributes:
-        main: scores and features of the main branch; its features are what the difference detectors read.
-        sub_scores: float (B, C+1, h, w), before the softmax; the background first.
+        main: scores and features of the main branch, which the first detector reads.
+        sub: of the sub branch, which the second detector reads. The low features are the same.
     """
 
     main: Features
-    sub_scores: Tensor
+    sub: Features
 
 
 class DynamicNet(nn.Module):
@@ -33,18 +33,17 @@ class DynamicNet(nn.Module):
             the heads at random; it also trains them for much longer.
         channels: see `DifferenceDetector`.
         modules: how many detectors: 2, or fewer in ablations.
+        stride: of all maps, see `Features.at_stride`.
 
     Attributes:
         segmentation: encoder and main branch.
         sub_head: of the sub branch.
         detectors: the first compares prediction and CRF, the second the seed and what the first step gave.
-
-    Raises:
-        WorkbookError: `channels` is no multiple of 4.
     """
 
-    def __init__(self, start: SegmentationNet, channels: int = 256, modules: int = 2) -> None:
+    def __init__(self, start: SegmentationNet, channels: int = 256, modules: int = 2, stride: int = 4) -> None:
         super().__init__()
+        self.stride = stride
         self.segmentation = deepcopy(start)
         self.sub_head = deepcopy(start.head)
         sizes = start.head.score.out_channels - 1, start.encoder.low_channels, start.head.high_channels, channels
@@ -53,5 +52,5 @@ class DynamicNet(nn.Module):
     def forward(self, images: Tensor | list[Tensor]) -> Branches:
         """Map normalised images (B, 3, H, W), or what the encoder's trunk gives for them, to what both branches say."""
         low, deep = self.segmentation.encoder(images)
-        scores, high, *_ = self.segmentation.head(deep)
-        return Branches(Features(scores, low, high), self.sub_head(deep)[0])
+        said = (head(deep) for head in (self.segmentation.head, self.sub_head))
+        return Branches(*(Features(scores, low, high).at_stride(self.stride) for scores, high, *_ in said))

@@ -23,11 +23,11 @@ HEADS = ("largefov", "stages", "dfn")
 
 
 class Features(NamedTuple):
-    """What the network says about a batch of images, all at stride 8.
+    """What the network says about a batch of images, at stride 8 but for the low features.
 
     Attributes:
         scores: float (B, C+1, h, w), before the softmax; the background first.
-        low: e^l of SSDD, float (B, channels, h, w): features of the first block.
+        low: e^l of SSDD, float (B, channels, H', W'): features of an early stage, at the stride that it has.
         high: e^h of SSDD, float (B, channels, h, w): features of the head, before its scores.
         sides: scores of other stages, float (B, C+1, h', w'), which learn the same masks; of `dfn.DfnHead` alone.
     """
@@ -40,6 +40,17 @@ class Features(NamedTuple):
     def detach(self) -> "Features":
         """The same numbers but those of the sides, through which no gradient flows back."""
         return Features(self.scores.detach(), self.low.detach(), self.high.detach())
+
+    def at_stride(self, stride: int) -> "Features":
+        """The same but those of the sides on one grid, of at least two cells a side, which padding by reflection needs.
+
+        Scores and features of the head are interpolated bilinearly, low features averaged where the grid is coarser.
+        """
+        height, width = (max(2, side * STRIDE // stride) for side in self.scores.shape[-2:])
+        size = height, width
+        finer = self.low.shape[-2] > size[0] or self.low.shape[-1] > size[1]
+        low = F.adaptive_avg_pool2d(self.low, size) if finer else resized(self.low, size)
+        return Features(resized(self.scores, size), low, resized(self.high, size))
 
 
 class Encoder(nn.Module):
@@ -71,18 +82,15 @@ class Encoder(nn.Module):
         self.low_channels, self.deep_channels = self.channels[0], self.channels[-1]
 
     def forward(self, images: Tensor | list[Tensor]) -> tuple[Tensor, Any]:
-        """Map normalised images (B, 3, H, W) to features of the first and the last block, (B, channels, h, w) both.
+        """Map normalised images (B, 3, H, W) to features of an early and of the last stage, (B, channels, h, w) both.
 
-        h is H / 8, rounded down over VGG-16 and up over a ResNet. The first block's features are averaged over the
-        cells of that grid. With `taps` the second is the list of all three maps, and the first the first of them. The
-        maps that the backbone gives for the images may be given in their place.
+        Of the last h is H / 8, rounded down over VGG-16 and up over a ResNet. With `taps` the second is the list of all
+        three maps, and the first the first of them. The maps that the backbone gives for the images may be given in
+        their place.
         """
         if isinstance(images, Tensor):
             images = self.backbone(images.to(memory_format=torch.channels_last))
-        if self.taps:
-            return images[0], images
-        low, deep = images
-        return F.adaptive_avg_pool2d(low, (deep.shape[-2], deep.shape[-1])), deep
+        return images[0], images if self.taps else images[1]
 
 
 class LargeFovHead(nn.Module):

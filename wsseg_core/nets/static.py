@@ -13,7 +13,7 @@ from wsseg_core.nets.segmentation import SegmentationNet, resize_masks
 
 
 class StaticOutput(NamedTuple):
-    """What the network says about a batch of images and two masks of each, all at stride 8.
+    """What the network says about a batch of images and two masks of each, all at the stride of the detector.
 
     Attributes:
         scores: float (B, C+1, h, w), before the softmax; the background first.
@@ -32,14 +32,12 @@ class StaticNet(nn.Module):
     Args:
         segmentation: the network whose features are read; it becomes a part of this one.
         channels: see `DifferenceDetector`.
-
-    Raises:
-        WorkbookError: `channels` is no multiple of 4.
+        stride: of its maps and of the scores that come with them, see `Features.at_stride`.
     """
 
-    def __init__(self, segmentation: SegmentationNet, channels: int = 256) -> None:
+    def __init__(self, segmentation: SegmentationNet, channels: int = 256, stride: int = 4) -> None:
         super().__init__()
-        self.segmentation = segmentation
+        self.segmentation, self.stride = segmentation, stride
         encoder, head = segmentation.encoder, segmentation.head
         num_classes = head.score.out_channels - 1
         self.detector = DifferenceDetector(num_classes, encoder.low_channels, head.high_channels, channels)
@@ -51,12 +49,12 @@ class StaticNet(nn.Module):
 
         Args:
             images: float (B, 3, H, W), normalised, or what the encoder's trunk gives for them.
-            knowledge: m^K, integer (B, any height, any width), 0..C or 255; brought to the grid of the features.
+            knowledge: m^K, integer (B, any height, any width), 0..C or 255; brought to the grid of the detector.
             advice: m^A, alike.
 
         Raises:
             WorkbookError: masks of another form, or not one an image.
         """
-        features = self.segmentation(images)
+        features = self.segmentation(images).at_stride(self.stride)
         small = (resize_masks(masks, features.high.shape[-2:]) for masks in (knowledge, advice))
         return StaticOutput(features.scores, *self.detector(features.detach(), *small))

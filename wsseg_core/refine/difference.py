@@ -20,6 +20,7 @@ from wsseg_core.base.errors import WorkbookError
 from wsseg_core.data.images import VOID
 from wsseg_core.nets.segmentation import check_masks
 
+BALANCES = ("image", "batch")
 MIN_SHARE = 0.5  # of its area in K that a class must keep in A; the threshold of the authors' slides and code
 
 
@@ -125,34 +126,40 @@ def difference_loss(logits_k: Tensor, logits_a: Tensor, target: Tensor, valid: T
     return map_loss(logits_k, target, valid, included) + map_loss(logits_a, target, valid, included)
 
 
-def map_loss(logits: Tensor, target: Tensor, valid: Tensor, included: Tensor) -> Tensor:
+def map_loss(logits: Tensor, target: Tensor, valid: Tensor, included: Tensor, balance: str = "image") -> Tensor:
     """Binary cross entropy of one difference map, balanced between changed and unchanged pixels (J of SSDD).
 
     Of each image the mean over its changed pixels plus the mean over its unchanged ones, halved; of these the mean over
-    the images. The balance is that of the authors' code; the slides print the plain mean and no minus sign. On its own
-    it serves the second module of the dynamic stage, whose two maps have different targets.
+    the images. The balance is that of the authors' code; the slides print the plain mean and no minus sign. The second
+    module of the dynamic stage, whose two maps have different targets, takes both means over the whole batch there.
 
     Args:
         logits: d before the sigmoid, float (B, H, W).
         target: float (B, H, W) of 0 and 1.
         valid: bool (B, H, W), the pixels that count.
         included: bool (B,), the images that count.
+        balance: the changed pixels weigh as much as the unchanged ones of each "image", or of the "batch".
 
     Returns:
-        float32 scalar, at least 0. A kind of pixels that an image does not have contributes 0; without any image, or
-        any pixel, it is 0 with a gradient of 0.
+        float32 scalar, at least 0. A kind of pixels that an image, or the batch, does not have contributes 0; without
+        any image, or any pixel, it is 0 with a gradient of 0.
 
     Raises:
-        WorkbookError: the shapes do not belong together.
+        WorkbookError: the shapes do not belong together, or another balance.
     """
+    if balance not in BALANCES:
+        raise WorkbookError(f"a loss balanced by {balance!r} is not known; use {' or '.join(BALANCES)}")
     if not logits.shape == target.shape == valid.shape or included.shape != logits.shape[:1]:
         raise WorkbookError(
             f"difference map {tuple(logits.shape)}, target {tuple(target.shape)}, valid {tuple(valid.shape)}, "
             f"included {tuple(included.shape)}; bring the masks to the size of the map with `resize_masks`"
         )
     errors = F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
-    by_kind = [_mean_where(errors.flatten(1), (valid & (target == kind)).flatten(1)) for kind in (0, 1)]
-    return _mean_where(torch.stack(by_kind).mean(0), included)
+    counted = valid & included[:, None, None]
+    unit = 1 if balance == "image" else 0  # the first of the dimensions that a mean is taken over
+    by_kind = [_mean_where(errors.flatten(unit), (counted & (target == kind)).flatten(unit)) for kind in (0, 1)]
+    loss = torch.stack(by_kind).mean(0)
+    return _mean_where(loss, included) if balance == "image" else loss
 
 
 def _mean_where(values: Tensor, selected: Tensor) -> Tensor:

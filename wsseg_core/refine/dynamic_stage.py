@@ -26,7 +26,7 @@ from wsseg_core.data.run import Run
 from wsseg_core.nets.dynamic import DynamicNet
 from wsseg_core.nets.segmentation import SegmentationNet, resize_masks
 from wsseg_core.refine.difference import training_biases
-from wsseg_core.refine.dynamic_step import DynamicSetting, DynamicStep
+from wsseg_core.refine.dynamic_step import DynamicSetting, DynamicStep, Half
 from wsseg_core.segment.predictions import (
     SegmentationImageMaps,
     grid_log_probabilities,
@@ -47,6 +47,7 @@ from wsseg_core.segment.retraining import (
 
 NOTEBOOK = "08_dynamic_refinement"
 SNAPSHOTS = 8  # on the way, at equal intervals
+WATCHED = 50  # training images whose taught masks are kept with each, enough for an interval
 
 
 def dynamic_settings(profile: Profile) -> list[DynamicSetting]:
@@ -100,31 +101,34 @@ def train_dynamic(
     with CrfPool(run.profile.seed_crf, workers or max(1, cpu_count() // devices)) as pool:
         step = _new_step(run, setting, network, pool)
         if not store.has(_snapshot_name(0)):
-            _save_snapshot(run, store, step, 0)
+            _save_snapshot(run, store, step, seed, 0)
         recipe = _recipe(run, step, seed, store)
         return fit(step, recipe, checkpoint_path(run, setting.name), hardware, f"training {setting.name}")
 
 
 def _recipe(run: Run, step: DynamicStep, seed: ArtifactStore, store: ArtifactStore) -> Recipe:
     own = asdict(run.profile.dynamic)
-    del own["warmup_steps"]
+    del own["warmup_steps"], own["second_loss"]
     config = replace(run.profile.segmentation, **own)
     net, network = step.net, step.net.segmentation
     parts = network.encoder, [network.head, net.sub_head, net.detectors]
     recipe = pseudo_label_recipe(run, _loss, [seed], config, parts, store.record["settings"], images=True)
 
     def validate(_: nn.Module) -> dict[str, float]:
-        _save_snapshot(run, store, step, recipe.schedule.last_epoch)
-        return step.pool.lap()
+        waited = step.pool.lap()
+        _save_snapshot(run, store, step, seed, recipe.schedule.last_epoch)
+        step.pool.lap()  # what the pictures took is no part of the training
+        return waited
 
     return replace(recipe, validate=validate, validate_every=-(-config.steps // SNAPSHOTS))
 
 
 def _new_step(run: Run, setting: DynamicSetting, start: SegmentationNet, pool: CrfPool) -> DynamicStep:
     torch.manual_seed(run.seed)
-    net = DynamicNet(start, run.profile.difference.channels, setting.modules)
-    biases, warmup = training_biases(run.profile.difference), run.profile.dynamic.warmup_steps
-    return DynamicStep(net, setting, biases, pool, warmup)
+    difference, dynamic = run.profile.difference, run.profile.dynamic
+    net = DynamicNet(start, difference.channels, setting.modules, difference.stride)
+    biases = replace(training_biases(difference), background=setting.background)
+    return DynamicStep(net, setting, biases, pool, dynamic.warmup_steps, dynamic.second_loss)
 
 
 def _loss(step: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
@@ -143,7 +147,7 @@ def crf_share(history: Sequence[Mapping[str, Any]]) -> float:
 
 def training_settings(run: Run, setting: DynamicSetting) -> dict[str, Any]:
     """What the network depends on; seed and start come on top. A segmentation network's, and the stage's own."""
-    names = ("channels", "training_advice")
+    names = ("channels", "stride", "training_advice")
     own = {
         "setting": asdict(setting),
         "dynamic": asdict(run.profile.dynamic),
@@ -169,8 +173,11 @@ def _trained_step(run: Run, setting: DynamicSetting) -> DynamicStep:
     return load_trained(step, path, settings, run.profile.dynamic.steps, NOTEBOOK)
 
 
-def _save_snapshot(run: Run, store: ArtifactStore, step: DynamicStep, number: int) -> None:
-    """Write what the main branch draws of a few images after a number of steps."""
+def _save_snapshot(run: Run, store: ArtifactStore, step: DynamicStep, seed: ArtifactStore, number: int) -> None:
+    """Write what the main branch draws of a few images after a number of steps, and what it would be taught of more."""
+    if step.setting.modules == 2:
+        watched = run.train_ids[:WATCHED]
+        store.save(f"taught{number:07d}", **{image_id: _taught(run, step, seed, image_id) for image_id in watched})
     plain, masks = segmentation_setting(run.profile, "snapshot"), {}
     for image_id in run.train_example_ids:
         image, drawn = run.devkit.image(image_id), run.devkit.labels(image_id) > 0
@@ -206,9 +213,57 @@ def snapshots(run: Run, name: str) -> dict[int, dict[str, np.ndarray]]:
     return {int(name.removeprefix("step")): store.load(name) for name in names}
 
 
+def taught(run: Run, name: str) -> dict[int, dict[str, np.ndarray]]:
+    """Seed and result 2 of the first training images, not augmented, on the way of a training.
+
+    Args:
+        run: the run.
+        name: of a setting with both modules.
+
+    Returns:
+        By step, as `snapshots`; by image id: uint8 (2, h, w), 0..C or 255, on the grid of the stage.
+
+    Raises:
+        WorkbookError: nothing was trained under this name, or without the second module.
+    """
+    store = ArtifactStore.open(network_folder(run, name), NOTEBOOK)
+    kept = sorted(path.stem for path in store.folder.glob("taught*.safetensors"))
+    if not kept:
+        raise WorkbookError(f"{name}: it has no second module, so no result 2; use a setting that does")
+    return {int(number.removeprefix("taught")): store.load(number) for number in kept}
+
+
+def _both_steps(step: DynamicStep, run: Run, seed: ArtifactStore, image_id: str) -> tuple[Half, Tensor, Tensor]:
+    """One training image, not augmented, and the results of both steps, (1, h, w)."""
+    half = _look(step, run, seed, image_id)
+    return half, *_results(step, half)
+
+
+@torch.no_grad()
+def _look(step: DynamicStep, run: Run, seed: ArtifactStore, image_id: str) -> Half:
+    image, device = run.devkit.image(image_id), step.steps_seen.device
+    mask = torch.from_numpy(seed.load(image_id)["mask"])[None]
+    size = input_size(image, _sizes(run)[0])
+    labels = torch.from_numpy(run.devkit.labels(image_id) > 0)
+    parts = scaled(image, size)[None], resize_masks(mask, size), labels[None]
+    return step.look(*(values.to(device) for values in parts))
+
+
+@torch.no_grad()
+def _results(step: DynamicStep, half: Half) -> tuple[Tensor, Tensor]:
+    first, _ = step.first_step(half)
+    return first, step.second_step(half, first)[0]
+
+
+def _taught(run: Run, step: DynamicStep, seed: ArtifactStore, image_id: str) -> np.ndarray:
+    """Seed and result 2, uint8 (2, h, w)."""
+    half, _, second = _both_steps(step, run, seed, image_id)
+    return torch.cat([half.seed, second]).cpu().numpy()
+
+
 @dataclass(frozen=True)
 class ImageSteps:
-    """The masks of one image in both steps, each uint8 (H, W), 0..C or 255.
+    """The masks of one image in both steps, on the grid of the stage and enlarged: each uint8 (H, W), 0..C or 255.
 
     Attributes:
         prediction: m^r, of the main branch, within the labels of the image.
@@ -225,7 +280,6 @@ class ImageSteps:
     second: np.ndarray
 
 
-@torch.no_grad()
 def refine_image(run: Run, setting: DynamicSetting, seed: ArtifactStore, image_id: str) -> ImageSteps:
     """Both steps of a trained network on one training image, not augmented, for pictures.
 
@@ -234,12 +288,32 @@ def refine_image(run: Run, setting: DynamicSetting, seed: ArtifactStore, image_i
     """
     if setting.modules < 2:
         raise WorkbookError(f"{setting.name}: it does not take both steps of refinement; use a setting that does")
-    step, image = _trained_step(run, setting), run.devkit.image(image_id)
-    mask = torch.from_numpy(seed.load(image_id)["mask"])[None]
-    size = input_size(image, _sizes(run)[0])
-    labels = torch.from_numpy(run.devkit.labels(image_id) > 0)
-    half = step.look(scaled(image, size)[None], resize_masks(mask, size), labels[None])
-    first, _ = step.first_step(half)
-    second, _ = step.second_step(half, first)
-    drawn = (half.prediction, half.advice, first, mask, second)
-    return ImageSteps(*(resize_masks(masks, image.shape[:2])[0].numpy() for masks in drawn))
+    half, first, second = _both_steps(_trained_step(run, setting), run, seed, image_id)
+    drawn, size = (half.prediction, half.advice, first, half.seed, second), run.devkit.image(image_id).shape[:2]
+    return ImageSteps(*(resize_masks(masks, size)[0].numpy() for masks in drawn))
+
+
+def second_results(
+    run: Run, setting: DynamicSetting, seed: ArtifactStore, image_id: str, backgrounds: Sequence[float]
+) -> list[np.ndarray]:
+    """Result 2 of a trained network on one training image under other biases of the background.
+
+    Args:
+        run: the run.
+        setting: with both steps.
+        seed: the fixed seed.
+        image_id: of a training image.
+        backgrounds: values of b^0, which are not those of the training.
+
+    Returns:
+        One mask for each, uint8 (H, W), 0..C or 255, as of `ImageSteps`.
+
+    Raises:
+        WorkbookError: the errors of `load_dynamic`.
+    """
+    step, size, masks = _trained_step(run, setting), run.devkit.image(image_id).shape[:2], []
+    half = _look(step, run, seed, image_id)
+    for background in backgrounds:
+        step.biases = replace(step.biases, background=background)
+        masks.append(resize_masks(_results(step, half)[1], size)[0].numpy())
+    return masks

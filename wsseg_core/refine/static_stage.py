@@ -5,6 +5,9 @@ A CRF mends some of what is wrong in a mask, and spoils some of what is right. P
 after the CRF the advice A. A segmentation network learns K, and beside it a detector learns from its features where K
 and A differ; see `difference` for the equations. Once trained, it goes over the training images again, and
 takes at each pixel whichever of the two was less likely to change.
+
+Departures: SSDD starts at PSA's ResNet-38 and trains for 16 epochs, this at the run's own classifier and for as long as
+any segmentation network of the profile; SSDD's code jitters colours and resizes to squares, which this does not.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +28,7 @@ from wsseg_core.base.errors import WorkbookError
 from wsseg_core.base.parallel import FEW_IMAGES, parallel_map
 from wsseg_core.classify.classifier import load_classifier, load_trained, new_classifier
 from wsseg_core.classify.training import Hardware, fit
+from wsseg_core.data.images import VOID
 from wsseg_core.data.run import Run
 from wsseg_core.nets.segmentation import resize_masks, segmentation_loss
 from wsseg_core.nets.static import StaticNet
@@ -48,7 +52,8 @@ from wsseg_core.segment.retraining import (
 )
 
 NOTEBOOK = "07_static_refinement"
-INPUTS = ("both", "knowledge")
+Pair = tuple[ArtifactStore, ArtifactStore]  # knowledge and advice
+INPUTS = ("both", "knowledge", "neither", "other_image")
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,9 @@ class StaticSetting:
         name: of the row, and of the folder under `artifacts/seeds`.
         exclusion: the detector was trained without the images one of whose classes collapses from K to A.
         biases: of the refinement.
-        inputs: what the confidence rests on: "both" maps, or "knowledge", d^K alone, with 1/2 in place of d^A.
+        inputs: what the confidence rests on: "both" maps; "knowledge", d^K alone, with 1/2 in place of d^A; "neither",
+            1/2 in place of both, so that the biases alone decide; or "other_image", both maps of the next training
+            image, which are as large as any but say nothing of this one.
 
     Raises:
         WorkbookError: other inputs.
@@ -81,18 +88,23 @@ def static_setting(profile: Profile) -> StaticSetting:
 
 
 def static_settings(profile: Profile) -> list[StaticSetting]:
-    """SSDD's own setting, and what becomes of it without each of its parts."""
+    """SSDD's own setting, what becomes of it without each of its parts, and two controls that lack the detector's say.
+
+    Only what the refinement gains over `static_no_detector` and `static_other_image` is the detector's doing.
+    """
     own = static_setting(profile)
     return [
         own,
         replace(own, name="static_no_bias", biases=Biases(advice=0, background=0, survival=0)),
         replace(own, name="static_no_exclusion", exclusion=False),
         replace(own, name="static_knowledge", inputs="knowledge"),
+        replace(own, name="static_no_detector", inputs="neither"),
+        replace(own, name="static_other_image", inputs="other_image"),
         replace(own, name="static_training_bias", biases=training_biases(profile.difference)),
     ]
 
 
-def mask_pair(run: Run) -> tuple[ArtifactStore, ArtifactStore]:
+def mask_pair(run: Run) -> Pair:
     """The masks of the training images that are merged: PSA's (knowledge), and the same after a CRF (advice).
 
     Raises:
@@ -106,7 +118,43 @@ def _pair_settings(profile: Profile) -> tuple[SeedSetting, SeedSetting]:
     return seed_setting(profile, "psa"), seed_setting(profile, "psa", crf=True)
 
 
-def train_static(run: Run, exclusion: bool = True, devices: int = 1) -> list[dict[str, Any]]:
+def check_pair(pair: Pair, ids: Sequence[str], class_names: Sequence[str]) -> None:
+    """Refuse two kinds of masks that cannot be compared, or from whose differences nothing can be learnt.
+
+    Args:
+        pair: see `mask_pair`.
+        ids: of the images.
+        class_names: of the C classes.
+
+    Raises:
+        WorkbookError: an image that one of them lacks, masks of different sizes, labels beyond C, a class that only one
+            of the two knows, or the same mask twice for every image.
+    """
+    for masks in pair:
+        check_pseudo_labels(masks, ids)
+    known, alike = [np.zeros(VOID + 1, bool) for _ in pair], True
+    names = " and ".join(masks.folder.name for masks in pair)
+    for image_id in ids:
+        both = [masks.load(image_id)["mask"] for masks in pair]
+        if both[0].shape != both[1].shape:
+            sizes = " and ".join(str(mask.shape) for mask in both)
+            raise WorkbookError(f"{image_id}: the masks of {names} are {sizes}; make both at the size of the image")
+        for labels, mask in zip(known, both, strict=True):
+            labels[mask] = True
+        alike = alike and np.array_equal(both[0], both[1])
+    if alike:
+        raise WorkbookError(f"{names} are the same for every image, so that no change can be learnt; give two kinds")
+    if beyond := np.flatnonzero((known[0] | known[1])[len(class_names) + 1 : VOID]).tolist():
+        wrong = beyond[0] + len(class_names) + 1
+        raise WorkbookError(
+            f"{names} hold the label {wrong}, but there are {len(class_names)} classes; draw them again"
+        )
+    if single := np.flatnonzero((known[0] != known[1])[1 : len(class_names) + 1]).tolist():
+        name = class_names[single[0]]
+        raise WorkbookError(f"only one of {names} knows the class {name!r}; make both with the same classes")
+
+
+def train_static(run: Run, exclusion: bool = True, devices: int = 1, pair: Pair | None = None) -> list[dict[str, Any]]:
     """Train segmentation and difference detection on the run's training images, or resume where a run stopped.
 
     Steps, batches, augmentation and learning rates are those of `train_segmentation`; the detector learns as fast as
@@ -116,22 +164,26 @@ def train_static(run: Run, exclusion: bool = True, devices: int = 1) -> list[dic
         run: the run; notebook 06 has drawn the two masks.
         exclusion: leave images one of whose classes collapses from K to A out of the detector's loss.
         devices: processes or GPUs.
+        pair: other masks than `mask_pair` gives; they must be fit for `check_pair`.
 
     Returns:
         The learning curve: `step`, `loss`, and `learning_rate` (the encoder's).
 
     Raises:
-        WorkbookError: no classifier, an image without a mask, or masks that are void everywhere.
+        WorkbookError: no classifier, an image without a mask, masks that are void everywhere, or the errors of
+            `check_pair`.
     """
-    config, common, pair = run.profile.segmentation, run.profile.classifier, mask_pair(run)
-    for masks in pair:
-        check_pseudo_labels(masks, run.train_ids)
-    model, settings = _new_net(run, load_classifier(run)), training_settings(run, exclusion)
-    path = checkpoint_path(run, exclusion)
+    config, common, masks = run.profile.segmentation, run.profile.classifier, pair or mask_pair(run)
+    for kind in masks:
+        check_pseudo_labels(kind, run.train_ids)
+    if pair:
+        check_pair(pair, run.train_ids, run.devkit.classes)
+    model, settings = _new_net(run, load_classifier(run)), training_settings(run, exclusion, pair)
+    path = checkpoint_path(run, exclusion, pair)
     ArtifactStore.create(path.parent, settings, NOTEBOOK)
     network, loss = model.segmentation, partial(static_loss, exclusion=exclusion)
     parts = network.encoder, [network.head, model.detector]
-    recipe = pseudo_label_recipe(run, loss, pair, config, parts, settings)
+    recipe = pseudo_label_recipe(run, loss, masks, config, parts, settings)
     return fit(model, recipe, path, Hardware(common.precision, devices, common.workers), f"training {path.parent.name}")
 
 
@@ -161,24 +213,30 @@ def static_loss(model: nn.Module, batch: tuple[Any, Tensor, Tensor], exclusion: 
 
 
 def _new_net(run: Run, classifier: nn.Module) -> StaticNet:
-    return StaticNet(new_network(run, classifier), run.profile.difference.channels)
+    difference = run.profile.difference
+    return StaticNet(new_network(run, classifier), difference.channels, difference.stride)
 
 
-def checkpoint_path(run: Run, exclusion: bool = True) -> Path:
+def checkpoint_path(run: Run, exclusion: bool = True, pair: Pair | None = None) -> Path:
     """File of the training state."""
-    return run.artifacts("refinement") / ("static" if exclusion else "static_no_exclusion") / "network.ckpt"
+    name = "_".join(["static", *(masks.folder.name for masks in pair or ())])
+    return run.artifacts("refinement") / (name if exclusion else f"{name}_no_exclusion") / "network.ckpt"
 
 
-def training_settings(run: Run, exclusion: bool = True) -> dict[str, Any]:
+def training_settings(run: Run, exclusion: bool = True, pair: Pair | None = None) -> dict[str, Any]:
     """What the network depends on: what a segmentation network does, the two masks, and the detector."""
-    knowledge, advice = (mask_settings(run, setting) for setting in _pair_settings(run.profile))
-    own = {"exclusion": exclusion, "channels": run.profile.difference.channels}
+    if pair:
+        knowledge, advice = (masks.record["settings"] for masks in pair)
+    else:
+        knowledge, advice = (mask_settings(run, setting) for setting in _pair_settings(run.profile))
+    difference = run.profile.difference
+    own = {"exclusion": exclusion, "channels": difference.channels, "stride": difference.stride}
     return network_settings(run) | {
         "static": run.settings("refine.static_stage", knowledge=knowledge, advice=advice, **own)
     }
 
 
-def load_static(run: Run, exclusion: bool = True) -> StaticNet:
+def load_static(run: Run, exclusion: bool = True, pair: Pair | None = None) -> StaticNet:
     """The network that `train_static` left, in evaluation mode.
 
     Raises:
@@ -187,7 +245,8 @@ def load_static(run: Run, exclusion: bool = True) -> StaticNet:
     config = replace(run.profile.classifier, weights="random")
     model = _new_net(run, new_classifier(config, run.devkit.num_classes, run.seed))
     steps = run.profile.segmentation.steps
-    return load_trained(model, checkpoint_path(run, exclusion), training_settings(run, exclusion), steps, NOTEBOOK)
+    path, settings = checkpoint_path(run, exclusion, pair), training_settings(run, exclusion, pair)
+    return load_trained(model, path, settings, steps, NOTEBOOK)
 
 
 def refinement_size(profile: Profile) -> int:
@@ -209,7 +268,7 @@ def difference_maps(
         size: longest side of the input, in pixels; both sides are rounded to whole cells of the grid.
 
     Returns:
-        d^K and d^A before the sigmoid, float32 (h, w) each, on the CPU, at stride 8 of the input.
+        d^K and d^A before the sigmoid, float32 (h, w) each, on the CPU, at the network's stride.
 
     Raises:
         WorkbookError: labels beyond C.
@@ -248,10 +307,7 @@ def _merge(
     knowledge: np.ndarray, advice: np.ndarray, maps: Sequence[Tensor], labels: np.ndarray, setting: StaticSetting
 ) -> RefinedImage:
     """Refine two masks (H, W) by their logits (h, w) and the labels (C,) of their image."""
-    logits_k, logits_a = maps
-    if setting.inputs == "knowledge":
-        logits_a = torch.zeros_like(logits_a)
-    fine_k, fine_a = F.interpolate(torch.stack([logits_k, logits_a])[:, None], knowledge.shape, mode="bilinear")
+    fine_k, fine_a = F.interpolate(torch.stack(list(maps))[:, None], knowledge.shape, mode="bilinear")
     masks = torch.from_numpy(knowledge)[None], torch.from_numpy(advice)[None]
     shrunk = collapsed(*masks, torch.from_numpy(labels > 0)[None])
     mask, confidence = refine(*masks, fine_k, fine_a, shrunk, setting.biases)
@@ -259,7 +315,9 @@ def _merge(
     return RefinedImage(knowledge, advice, *arrays)
 
 
-def refine_image(run: Run, model: StaticNet, setting: StaticSetting, image_id: str) -> RefinedImage:
+def refine_image(
+    run: Run, model: StaticNet, setting: StaticSetting, image_id: str, pair: Pair | None = None
+) -> RefinedImage:
     """Refine the masks of one image of a run.
 
     Args:
@@ -267,22 +325,36 @@ def refine_image(run: Run, model: StaticNet, setting: StaticSetting, image_id: s
         model: what `load_static` gives for the setting, on any device.
         setting: its row.
         image_id: of a training image.
+        pair: what the model was trained on, if not on `mask_pair`.
 
     Raises:
         WorkbookError: the masks are missing, or not those of this image.
     """
-    (refined,) = _refine(run, model, mask_pair(run), image_id, [setting])
+    (refined,) = _refine(run, model, pair or mask_pair(run), image_id, [setting])
     return refined
 
 
 def _refine(
     run: Run, model: StaticNet, pair: Sequence[ArtifactStore], image_id: str, settings: Iterable[StaticSetting]
 ) -> list[RefinedImage]:
-    """One look at the image serves all settings."""
-    image, labels = run.devkit.image(image_id), run.devkit.labels(image_id)
+    """One look at the image serves all settings; what does not look has logits of 0."""
+    settings, labels = list(settings), run.devkit.labels(image_id)
+    knowledge, advice, (logits_k, logits_a) = _look(run, model, pair, image_id)
+    nothing = torch.zeros_like(logits_k)
+    maps = {"both": (logits_k, logits_a), "knowledge": (logits_k, nothing), "neither": (nothing, nothing)}
+    if any(setting.inputs == "other_image" for setting in settings):
+        following = run.train_ids[(run.train_ids.index(image_id) + 1) % len(run.train_ids)]
+        maps["other_image"] = _look(run, model, pair, following)[2]
+    return [_merge(knowledge, advice, maps[setting.inputs], labels, setting) for setting in settings]
+
+
+def _look(
+    run: Run, model: StaticNet, pair: Sequence[ArtifactStore], image_id: str
+) -> tuple[np.ndarray, np.ndarray, tuple[Tensor, Tensor]]:
+    """K, A, and the logits of d^K and d^A."""
+    image = run.devkit.image(image_id)
     knowledge, advice = (load_mask(store, image_id, image.shape[:2]) for store in pair)
-    maps = difference_maps(model, image, knowledge, advice, refinement_size(run.profile))
-    return [_merge(knowledge, advice, maps, labels, setting) for setting in settings]
+    return knowledge, advice, difference_maps(model, image, knowledge, advice, refinement_size(run.profile))
 
 
 def refine_masks(

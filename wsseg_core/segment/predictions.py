@@ -1,6 +1,8 @@
 """What a trained segmentation network says about images, and the masks that follow, with or without a CRF.
 
-Inference as in SSDD (Shimoda & Yanai, ICCV 2019): several sizes, each also mirrored, averaged; then a dense CRF.
+Inference as in SSDD (Shimoda & Yanai, ICCV 2019): several sizes, each also mirrored, averaged; then a dense CRF. The
+authors' code does not average: it sums the probabilities of ten inputs and takes the softmax of the sum, which drives
+apart what is close and makes the CRF change less. That is a named choice here (`SegmentationSetting.unary`).
 """
 
 import math
@@ -18,6 +20,7 @@ from tqdm import tqdm
 
 from wsseg_core.base.artifacts import ArtifactStore
 from wsseg_core.base.config import CrfConfig, Profile, SegmentationConfig
+from wsseg_core.base.errors import WorkbookError
 from wsseg_core.classify.features import open_features
 from wsseg_core.crf.dense import dense_crf
 from wsseg_core.data.run import Run
@@ -31,6 +34,8 @@ from wsseg_core.segment.retraining import (
     scaled,
 )
 
+UNARIES = ("mean", "summed")
+SUMMED_VIEWS = 10  # in SSDD's code, five sizes and their mirror images; the same where a profile looks fewer times
 MIN_PEAK = 0.01  # a label that is nowhere more probable than this is left out of the CRF, whose time grows with them
 
 
@@ -193,17 +198,36 @@ class SegmentationSetting:
         sizes: longest sides of the inputs, in pixels; only told in tables.
         crf: None for the arg-max of the probabilities.
         crf_source: where the CRF values are from, if not from the profile.
+        unary: what the CRF starts from: the "mean" of the probabilities over all inputs, or as SSDD's code "summed",
+            the softmax of their sum over ten inputs.
+
+    Raises:
+        WorkbookError: another unary.
     """
 
     name: str
     sizes: tuple[int, ...]
     crf: CrfConfig | None = None
     crf_source: str = ""
+    unary: str = "mean"
+
+    def __post_init__(self) -> None:
+        if self.unary not in UNARIES:
+            raise WorkbookError(f"{self.name}: unary {self.unary!r} is not known; use {' or '.join(UNARIES)}")
 
 
-def segmentation_setting(profile: Profile, name: str, crf: bool = False) -> SegmentationSetting:
+def segmentation_setting(profile: Profile, name: str, crf: bool = False, unary: str = "mean") -> SegmentationSetting:
     """A row with the values of a profile."""
-    return SegmentationSetting(name, inference_sizes(profile.segmentation), profile.seed_crf if crf else None)
+    config = profile.seed_crf if crf else None
+    return SegmentationSetting(name, inference_sizes(profile.segmentation), config, unary=unary)
+
+
+def network_rows(profile: Profile, name: str) -> list[SegmentationSetting]:
+    """The rows of one network: without a CRF, and with it over either unary."""
+    row = f"net_{name}"
+    by_unary = {f"{row}_crf": "mean", f"{row}_crf_summed": "summed"}
+    refined = [segmentation_setting(profile, key, crf=True, unary=unary) for key, unary in by_unary.items()]
+    return [segmentation_setting(profile, row), *refined]
 
 
 class SegmentationMaps:
@@ -271,7 +295,10 @@ class SegmentationImageMaps:
         peaks = self._unrefined.max((1, 2))
         kept = peaks >= min(MIN_PEAK, peaks.max())
         refined = np.zeros_like(self._unrefined)
-        refined[kept] = dense_crf(self.image, self._unrefined[kept], setting.crf)
+        unary = self._unrefined[kept]
+        if setting.unary == "summed":
+            unary = torch.from_numpy(SUMMED_VIEWS * unary).softmax(0).numpy()
+        refined[kept] = dense_crf(self.image, unary, setting.crf)
         return refined
 
     def mask(self, setting: SegmentationSetting) -> np.ndarray:

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import PolynomialLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, PolynomialLR
 from torch.utils.data import Dataset
 
 from wsseg_core.base.artifacts import ArtifactStore
@@ -41,7 +41,10 @@ from wsseg_core.nets.segmentation import SegmentationNet, on_grid, resize_masks,
 
 HEAD_RATE = 10  # learning rate of the head / of the encoder (PSA, SSDD)
 MOMENTUM = 0.9
-POLY_POWER = 0.9  # of the decay to 0 at the last step
+SCHEDULES: dict[str, Callable[[Optimizer, int], LRScheduler]] = {  # both reach 0 at the last step
+    "polynomial": lambda optimizer, steps: PolynomialLR(optimizer, steps, power=0.9),
+    "cosine": CosineAnnealingLR,
+}
 
 
 class PseudoLabelled(Dataset):
@@ -273,11 +276,11 @@ def pseudo_label_recipe(
         loss: of a batch of `PseudoLabelled`.
         masks: see `PseudoLabelled`.
         config: of the stage.
-        parts: what is trained: the encoder, and heads and detectors; see `poly_optimizer`.
+        parts: what is trained: the encoder, and heads and detectors; see `decaying_optimizer`.
         settings: what the result depends on.
         images: the loss needs the images themselves beside the features of a frozen trunk.
     """
-    optimizer, schedule = poly_optimizer(config, *parts)
+    optimizer, schedule = decaying_optimizer(config, *parts)
     dataset: Dataset[Any] = (
         StoredPseudoLabelled(run, parts[0], masks, images)
         if learns_from_features(run.profile)
@@ -296,23 +299,26 @@ def pseudo_label_recipe(
     )
 
 
-def poly_optimizer(
+def decaying_optimizer(
     config: SegmentationConfig, encoder: nn.Module, others: Sequence[nn.Module]
-) -> tuple[Optimizer, PolynomialLR]:
-    """SGD (SSDD) or AdamW, ten times faster in heads and detectors than in the encoder, with polynomial decay.
+) -> tuple[Optimizer, LRScheduler]:
+    """SGD (SSDD) or AdamW, ten times faster in heads and detectors than in the encoder, decaying to 0.
 
-    PSA's and SSDD's code double the rate of the biases and do not decay them; here they are like all weights.
+    PSA's and SSDD's code double the rate of the biases and do not decay them; here they are like all weights. SSDD's
+    makes its optimiser anew at every step, so that its momentum never counts; here it does.
 
     Raises:
-        WorkbookError: an unknown optimiser.
+        WorkbookError: an unknown optimiser or schedule.
     """
+    if config.schedule not in SCHEDULES:
+        raise WorkbookError(f"segmentation.schedule {config.schedule!r} is unknown; use one of {', '.join(SCHEDULES)}")
     rate = config.learning_rate
     groups = [
         {"params": list(encoder.parameters()), "lr": rate},
         {"params": [weight for module in others for weight in module.parameters()], "lr": HEAD_RATE * rate},
     ]
     optimizer = new_optimizer(config.optimizer, groups, MOMENTUM, config.weight_decay, "segmentation")
-    return optimizer, PolynomialLR(optimizer, config.steps, POLY_POWER)
+    return optimizer, SCHEDULES[config.schedule](optimizer, config.steps)
 
 
 def _loss(model: nn.Module, batch: tuple[Any, Tensor, Tensor]) -> Tensor:

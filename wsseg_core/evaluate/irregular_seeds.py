@@ -1,0 +1,165 @@
+"""When refinement pays: pairs of masks whose errors are made, from systematic to irregular.
+
+SSDD (Shimoda & Yanai, ICCV 2019) rests on one assumption: what masks get right is regular, what they get wrong is not.
+Here it is turned like a knob. Knowledge and advice are *made from the true masks* of training images, so that nothing
+of this is a result of weak supervision; it shows what the method can do where its assumption holds.
+
+- The knowledge always takes a rim of context with its objects: a systematic error, the easiest to foresee.
+- The advice has errors on as many pixels, of which a share, the irregularity, are discs at random places: objects that
+  are not there, holes, and parts under another class of the image. The others are systematic, a rim that is missing.
+
+The masks are of about the same mean IoU at every irregularity; what they have is in the table beside what refinement
+makes of them.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import astuple, replace
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+from tqdm import tqdm
+
+from wsseg_core.base.artifacts import ArtifactStore
+from wsseg_core.base.errors import WorkbookError
+from wsseg_core.data.images import VOID
+from wsseg_core.data.masks import VocMasks
+from wsseg_core.data.run import Run
+from wsseg_core.evaluate.change_regions import area_under_curve, change_counts
+from wsseg_core.evaluate.crf_search import tuning_ids
+from wsseg_core.evaluate.metrics import bootstrap_sums, confusion_matrix, mean_iou, percentile_interval
+from wsseg_core.nets.static import StaticNet
+from wsseg_core.refine.static_stage import NOTEBOOK, Pair, load_static, refine_image, static_settings, train_static
+
+ERRORS = 0.3  # pixels with an error, as a share of those of the objects
+RADII = (0.02, 0.08)  # of the discs, as shares of the longer side
+MASKS = ("K", "A", "refined", "no detector")
+COLUMNS = ("irregularity", *MASKS, "ours", "low", "high", "AUC", "AUC low", "AUC high")
+
+
+def with_rim(truth: np.ndarray, share: float) -> np.ndarray:
+    """A mask whose objects take the pixels around them, the nearest first: systematic errors.
+
+    Args:
+        truth: uint8 (H, W), 0..C or 255, which stays.
+        share: pixels that are taken, of those of all objects.
+    """
+    objects = (truth > 0) & (truth != VOID)
+    distance, nearest = ndimage.distance_transform_edt(~objects, return_indices=True)
+    taken = _first(np.where(truth == 0, distance, np.inf), share * objects.sum())
+    return np.where(taken, truth[tuple(nearest)], truth)
+
+
+def with_errors(truth: np.ndarray, share: float, irregularity: float, rng: np.random.Generator) -> np.ndarray:
+    """A mask with errors on a share of the pixels of its objects, or a little more.
+
+    Args:
+        truth: uint8 (H, W), 0..C or 255, which stays.
+        share: pixels with an error, of those of all objects; below 1.
+        irregularity: the share of the errors that are discs at random places, the others being the outermost pixels
+            of objects, which are missing; 0 to 1.
+        rng: draws the discs.
+
+    Raises:
+        WorkbookError: an irregularity out of range.
+    """
+    if not 0 <= irregularity <= 1:
+        raise WorkbookError(f"irregularity = {irregularity:g}: use a number from 0, systematic, to 1, irregular")
+    objects = (truth > 0) & (truth != VOID)
+    depth = np.where(objects, ndimage.distance_transform_edt(objects), np.inf)
+    missing = _first(depth, (1 - irregularity) * share * objects.sum())
+    mask, classes = np.where(missing, 0, truth).astype(np.uint8), np.unique(truth[objects])
+    wanted = irregularity * share * objects.sum()
+    while (mask != truth).sum() < missing.sum() + wanted:
+        disc = _disc(truth.shape, rng) & (mask == truth) & (truth != VOID)
+        mask[disc] = _wrong(truth[disc], classes, rng)
+    return mask
+
+
+def _first(order: np.ndarray, number: float) -> np.ndarray:
+    """The places of the smallest of some values, bool (H, W); never one that is infinite."""
+    chosen = np.zeros(order.size, bool)
+    chosen[np.argsort(order, axis=None, kind="stable")[: round(number)]] = True
+    return chosen.reshape(order.shape) & np.isfinite(order)
+
+
+def _disc(size: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    radius = max(1.0, rng.uniform(*RADII) * max(size))
+    y, x = np.ogrid[: size[0], : size[1]]
+    return (y - rng.integers(size[0])) ** 2 + (x - rng.integers(size[1])) ** 2 <= radius**2
+
+
+def _wrong(labels: np.ndarray, classes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One class of the image in place of the background, and of the others; in place of itself the background."""
+    drawn = rng.choice(classes)
+    return np.where(labels == drawn, 0, drawn)
+
+
+def irregular_pair(run: Run, irregularity: float) -> Pair:
+    """Knowledge and advice of the training images, made from their true masks; for evaluation cells alone.
+
+    Returns:
+        Stores under `artifacts/seeds`. Of every image `mask`, uint8 (H, W), 0..C or 255.
+
+    Raises:
+        WorkbookError: an irregularity out of range, or an image without a mask.
+    """
+    own = {"irregularity": irregularity, "errors": ERRORS, "radii": RADII}
+    settings, folder = run.settings("evaluate.irregular_seeds", **own), run.artifacts("seeds")
+    knowledge = ArtifactStore.create(folder / "rim", settings | {"irregularity": None}, NOTEBOOK)
+    advice = ArtifactStore.create(folder / f"irregular{100 * irregularity:.0f}", settings, NOTEBOOK)
+    masks = VocMasks(run.devkit)
+    missing = dict.fromkeys([*knowledge.missing(run.train_ids), *advice.missing(run.train_ids)])
+    for image_id in tqdm(missing, desc="masks with made errors", mininterval=1.0):
+        truth = masks.mask(image_id)
+        rng = np.random.default_rng([run.seed, zlib.crc32(image_id.encode())])
+        knowledge.save(image_id, mask=with_rim(truth, ERRORS))
+        advice.save(image_id, mask=with_errors(truth, ERRORS, irregularity, rng))
+    return knowledge, advice
+
+
+def irregular_sweep(run: Run, levels: Sequence[float]) -> pd.DataFrame:
+    """Train the static stage on made errors of several irregularities, and score what it makes of them.
+
+    Args:
+        run: the run; each training takes `sweeps.irregular_steps`.
+        levels: irregularities, 0 to 1.
+
+    Returns:
+        One row a level, on the first training images. `irregularity`; mean IoU in percent of `K`, `A`, `refined` and
+        `no detector`, the biases alone; `ours`, the gain over the better of K and A in points, with its 95 % interval,
+        `low` and `high`; `AUC` of d^K - d^A as a sign that A is right, `AUC low` and `AUC high`. All NaN where the
+        training images have no masks.
+    """
+    masks = VocMasks(run.devkit)
+    if all((masks.mask(image_id) == VOID).all() for image_id in tuning_ids(run)):
+        return pd.DataFrame({"irregularity": levels}, columns=COLUMNS, dtype=float)
+    steps = run.profile.sweeps.irregular_steps
+    short = replace(run, profile=replace(run.profile, segmentation=replace(run.profile.segmentation, steps=steps)))
+    return pd.DataFrame([(level, *_level(short, level)) for level in levels], columns=COLUMNS)
+
+
+def _level(run: Run, irregularity: float) -> tuple[float, ...]:
+    pair = irregular_pair(run, irregularity)
+    train_static(run, pair=pair)
+    model, samples = load_static(run, pair=pair), run.profile.sweeps.bootstrap_samples
+    measured = [_measured(run, model, pair, image_id) for image_id in tuning_ids(run)]
+    confusions, gaps = (np.stack(values) for values in zip(*measured, strict=True))
+    values, draws = mean_iou(confusions.sum(0)), mean_iou(bootstrap_sums(confusions, samples, run.seed))
+    better = int(np.argmax(values[:2]))
+    gain = percentile_interval(values[2] - values[better], draws[:, 2] - draws[:, better])
+    drawn = area_under_curve(bootstrap_sums(gaps, samples, run.seed))
+    auc = percentile_interval(float(area_under_curve(gaps.sum(0))), drawn)
+    return *map(float, values), *astuple(gain), *astuple(auc)
+
+
+def _measured(run: Run, model: StaticNet, pair: Pair, image_id: str) -> tuple[np.ndarray, np.ndarray]:
+    """Confusions of `MASKS`, int64 (4, C+1, C+1), and the histograms of d^K - d^A of all pixels, int64 (2, BINS)."""
+    own, alone = (s for s in static_settings(run.profile) if s.name in ("static", "static_no_detector"))
+    refined, biases = (refine_image(run, model, setting, image_id, pair) for setting in (own, alone))
+    truth, classes = VocMasks(run.devkit).mask(image_id), run.devkit.num_classes
+    masks = (refined.knowledge, refined.advice, refined.mask, biases.mask)
+    gap = refined.d_k - refined.d_a
+    counts = change_counts(refined.knowledge, refined.advice, truth, gap, classes)[0]
+    return np.stack([confusion_matrix(truth, mask, classes) for mask in masks]), counts
