@@ -245,8 +245,7 @@ def _crf_of(row: Mapping[str, Any]) -> str:
     superpixels = row.get("superpixel_crf")
     if superpixels:
         return f"superpixels, {superpixels['weight']:g}/{superpixels['gamma_beta']:g}"
-    summed = "summed unary" if row.get("unary") == "summed" else ""
-    return crf_text(row["crf"], row["crf_source"] or summed)
+    return crf_text(row["crf"], row["crf_source"])
 
 
 def crf_text(values: Mapping[str, float] | None, source: str = "") -> str:

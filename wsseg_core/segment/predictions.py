@@ -197,7 +197,7 @@ class SegmentationSetting:
         name: of the row.
         sizes: longest sides of the inputs, in pixels; only told in tables.
         crf: None for the arg-max of the probabilities.
-        crf_source: where the CRF values are from, if not from the profile.
+        crf_source: what tables say of the CRF beside its values.
         unary: what the CRF starts from: the "mean" of the probabilities over all inputs, or as SSDD's code "summed",
             the softmax of their sum over ten inputs.
 
@@ -218,8 +218,8 @@ class SegmentationSetting:
 
 def segmentation_setting(profile: Profile, name: str, crf: bool = False, unary: str = "mean") -> SegmentationSetting:
     """A row with the values of a profile."""
-    config = profile.seed_crf if crf else None
-    return SegmentationSetting(name, inference_sizes(profile.segmentation), config, unary=unary)
+    config, source = profile.seed_crf if crf else None, "summed unary" if unary == "summed" else ""
+    return SegmentationSetting(name, inference_sizes(profile.segmentation), config, source, unary)
 
 
 def network_rows(profile: Profile, name: str) -> list[SegmentationSetting]:
