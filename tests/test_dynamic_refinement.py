@@ -599,7 +599,7 @@ def test_snapshots_start_with_the_start(trained: Run):
 def test_what_is_taught_on_the_way_is_kept(trained: Run):
     kept, seed = taught(trained, "dynamic"), ArtifactStore.open(trained.artifacts("seeds") / "static", STATIC)
     assert list(kept) == list(snapshots(trained, "dynamic"))
-    assert all(list(masks) == sorted(trained.train_ids[: dynamic_stage.WATCHED]) for masks in kept.values())
+    assert all(sorted(masks) == sorted(trained.train_ids[: dynamic_stage.WATCHED]) for masks in kept.values())
     image_id = trained.train_ids[0]
     before, (seed_mask, second) = kept[0][image_id], kept[5][image_id]
     steps, size = refine_image(trained, DYNAMIC, seed, image_id), trained.devkit.image(image_id).shape[:2]

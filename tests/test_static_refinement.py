@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import NARROW, killed_at_call, write_tiny_devkit
 from torch import Tensor, nn
 
@@ -333,7 +334,7 @@ def slow_refinement(k: np.ndarray, a: np.ndarray, maps: Maps, present: list[int]
     d_k, d_a = (1 / (1 + np.exp(-logits.double().numpy())) for logits in maps)
     for place in np.ndindex(*k.shape):
         told = {"both": d_k[place] - d_a[place], "knowledge": d_k[place] - 0.5, "neither": 0}
-        told["other_image"] = told["both"]  # `fixed_maps` are the same for all images of a size
+        told["other_image"] = told["both"]  # of the maps that are given
         w = told[setting.inputs] + setting.biases.advice + bias[a[place]] - bias[k[place]]
         if w >= -1e-7:
             result[place] = a[place]
@@ -347,14 +348,16 @@ def test_every_setting_merges_as_the_equations_say(run: Run, fixed: list[tuple[i
         shutil.rmtree(run.artifacts("seeds") / setting.name, ignore_errors=True)
     stores = refine_masks(run, settings, run.train_ids)
     assert list(stores) == [setting.name for setting in settings]
-    for image_id in run.train_ids:
+    for image_id, following in zip(run.train_ids, [*run.train_ids[1:], run.train_ids[0]], strict=True):
         knowledge, advice = (store.load(image_id)["mask"] for store in pair)
         present = [int(c) + 1 for c in np.flatnonzero(run.devkit.labels(image_id))]
+        own, other = (fixed_maps(run.devkit.image(shown).shape[:2]) for shown in (image_id, following))
+        resized = F.interpolate(torch.stack(other)[None], knowledge.shape, mode="bilinear")[0]
         for setting in settings:
             mask = stores[setting.name].load(image_id)["mask"]
             assert mask.dtype == np.uint8
-            expected = slow_refinement(knowledge, advice, fixed_maps(knowledge.shape), present, setting)
-            np.testing.assert_array_equal(mask, expected)
+            maps = (resized[0], resized[1]) if setting.inputs == "other_image" else own
+            np.testing.assert_array_equal(mask, slow_refinement(knowledge, advice, maps, present, setting))
     drawn = [np.concatenate([s.load(i)["mask"].ravel() for i in run.train_ids]) for s in (*stores.values(), *pair)]
     assert (
         len({mask.tobytes() for mask in drawn}) == len(drawn) - 1
