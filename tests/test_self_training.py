@@ -171,8 +171,7 @@ def test_an_epoch_goes_on_from_the_one_before_or_starts_anew(run: Run) -> None:
     restarted = replace(OWN, name="anew", restart=True)
     history = train_epochs(run, restarted)
     assert [row["epoch"] for row in history if "loss" in row] == [1, 1, 2, 2]
-    first, again = weights(run, "selftrain_epoch1"), weights(run, "anew_epoch1")
-    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    assert network_name(OWN, 1) == network_name(restarted, 1), "the first epoch is the same, and is trained once"
     going, anew = (ArtifactStore.open(network_folder(run, f"{n}_epoch2"), NOTEBOOK) for n in ("selftrain", "anew"))
     assert "start" in going.record["settings"]
     assert "start" not in anew.record["settings"]

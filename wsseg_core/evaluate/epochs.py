@@ -17,6 +17,7 @@ from wsseg_core.refine.self_training import (
     SelfTrainingSetting,
     epoch_labels,
     equal_steps_run,
+    labels_name,
     network_name,
     self_training_run,
     self_training_settings,
@@ -104,7 +105,8 @@ def _network_scores(run: Run, setting: SelfTrainingSetting) -> dict[str, Scores]
     own = self_training_run(run)
     scores: dict[str, Scores] = {}
     for epoch in range(1, run.profile.self_training.epochs + 1):
-        scores |= _score_network(own, network_name(setting, epoch))
+        (made,) = _score_network(own, network_name(setting, epoch)).values()
+        scores[f"net_{labels_name(setting, epoch)}"] = replace(made, name=f"net_{labels_name(setting, epoch)}")
     return scores
 
 

@@ -95,7 +95,12 @@ def self_training_run(run: Run) -> Run:
 
 
 def network_name(setting: SelfTrainingSetting, epoch: int) -> str:
-    """Name of the network after an epoch, 1 to E."""
+    """Name of the network after an epoch, 1 to E. The first knows its seeds alone, so that variants share it."""
+    return f"selftrain_{setting.seeds}_epoch1" if epoch == 1 else labels_name(setting, epoch)
+
+
+def labels_name(setting: SelfTrainingSetting, epoch: int) -> str:
+    """Name of what the network of an epoch draws."""
     return f"{setting.name}_epoch{epoch}"
 
 
@@ -147,8 +152,8 @@ def next_labels(
     Returns:
         The hard masks, and what the next epoch learns: they alone, or the masks that stand for soft labels.
     """
-    name = network_name(setting, epoch)
-    network = ArtifactStore.open(network_folder(own, name), NOTEBOOK).record
+    learner, name = network_name(setting, epoch), labels_name(setting, epoch)
+    network = ArtifactStore.open(network_folder(own, learner), NOTEBOOK).record
     folder = own.artifacts("self_training")
     config = own.profile.self_training
     values = {"setting": asdict(setting), "floor": config.floor, "network": digest(network)}
@@ -159,8 +164,8 @@ def next_labels(
         for kind in (name, *(f"{name}_level{number}" for number in range(len(LEVELS) if setting.soft else 0)))
     )
     if missing := hard.missing(own.train_ids):
-        look = reader(own, load_segmentation(own, name, NOTEBOOK), inference_sizes(own.profile.segmentation))
-        said = [(i, look(i).half().numpy()) for i in tqdm(missing, desc=f"predictions of {name}", mininterval=1.0)]
+        look = reader(own, load_segmentation(own, learner, NOTEBOOK), inference_sizes(own.profile.segmentation))
+        said = [(i, look(i).half().numpy()) for i in tqdm(missing, desc=f"predictions of {learner}", mininterval=1.0)]
         work = partial(
             _draw_image, run=own, floor=config.floor if setting.floor else 0.0, before=before, hard=hard, soft=soft,
             crf=own.profile.seed_crf if setting.crf else None,
@@ -243,7 +248,7 @@ def epoch_labels(run: Run, setting: SelfTrainingSetting) -> dict[int, ArtifactSt
         WorkbookError: `train_epochs` has not run to its end.
     """
     folder, epochs = run.artifacts("self_training"), range(1, run.profile.self_training.epochs + 1)
-    drawn = {epoch: ArtifactStore.open(folder / network_name(setting, epoch), NOTEBOOK) for epoch in epochs}
+    drawn = {epoch: ArtifactStore.open(folder / labels_name(setting, epoch), NOTEBOOK) for epoch in epochs}
     return {0: first_labels(run, setting)} | drawn
 
 
