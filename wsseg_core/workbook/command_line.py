@@ -279,6 +279,19 @@ def docs(
     typer.echo(f"{write_results_page(project_root())}: written")
 
 
+@app.command()
+def exercises() -> None:
+    """Write the exercises and the quiz of every notebook from notebooks/solutions.
+
+    wsseg exercises
+    """
+    from wsseg_core.data.run import project_root
+    from wsseg_core.workbook.exercises import write_exercises
+
+    changed = write_exercises(project_root())
+    typer.echo("\n".join(f"{path}: written" for path in changed) or "nothing to do")
+
+
 @app.command(hidden=True)
 def execute(notebook: Path, output: Path, profile: ProfileOption, seed: SeedOption, results: ResultsOption) -> None:
     """Run one notebook, and show it in the report; a rule of the Snakefile."""
