@@ -57,6 +57,18 @@ class TestNotebook:
         assert not re.search(r"(change|edit|replace) `?_?\w+`? in `?wsseg_core|wsseg_core/", asked)
 
 
+def test_the_teachers_guide_says_how_long_the_exercises_take() -> None:
+    guide = (PACKAGE.parent / "teaching/README.md").read_text()
+    said = {
+        number: int(minutes)
+        for number, minutes in re.findall(r"^\| (\d\d) .*? \| \d+ \| (\d+) \|", guide, re.MULTILINE)
+    }
+    asked = {path.stem[:2]: "\n".join(cell["source"] for cell in tagged(path, EXERCISE)) for path in NOTEBOOKS}
+    assert said == {
+        number: sum(map(int, re.findall(r"^\*(\d+) minutes", text, re.MULTILINE))) for number, text in asked.items()
+    }
+
+
 @pytest.fixture
 def workbook(tmp_path: Path) -> Path:
     """A notebook with one own cell, and its solutions."""

@@ -21,7 +21,7 @@ from wsseg_core.workbook.headless import RUN_PARAMETERS, check_parameters
 ROOT = PACKAGE.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SOLUTIONS = sorted((ROOT / "notebooks/solutions").glob("*.ipynb"))
-PROSE = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *NOTEBOOKS, *SOLUTIONS]
+PROSE = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "teaching/README.md", *NOTEBOOKS, *SOLUTIONS]
 LONGEST_CELL = 18  # lines; about 15 is the rule
 
 

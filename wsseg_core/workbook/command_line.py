@@ -313,6 +313,24 @@ def unpack(
 
 
 @app.command()
+def slides(
+    profile: ProfileOption = "toy",
+    seed: SeedOption = 0,
+    results: ResultsOption = "results",
+    reveal: Annotated[str, typer.Option(help="Address or folder of reveal.js; on the network if left out.")] = "",
+) -> None:
+    """Write slides with speaker notes from the marked cells of the notebooks and the pictures of the last run.
+
+    wsseg slides --profile toy
+    """
+    from wsseg_core.data.run import open_run
+    from wsseg_core.workbook.slides import REVEAL, write_slides
+
+    for page in write_slides(open_run(profile, seed, results), reveal or REVEAL):
+        typer.echo(page)
+
+
+@app.command()
 def exercises() -> None:
     """Write the exercises and the quiz of every notebook from notebooks/solutions.
 
