@@ -31,7 +31,11 @@ from wsseg_core.saliency.gradients import prepare
 from wsseg_core.segment.predictions import extract_predictions
 from wsseg_core.segment.retraining import train_segmentation
 
-NOTEBOOKS = sorted((PACKAGE.parent / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = [
+    path
+    for folder in ("notebooks", "notebooks/solutions")
+    for path in sorted((PACKAGE.parent / folder).glob("*.ipynb"))
+]
 READING_MASKS = re.compile(
     r"VocMasks|true_masks|irregular_sweep\(|result_minus_seed\(|best_background\(|score_(masks|settings|reliability|parts)"
 )
@@ -145,7 +149,7 @@ def test_nothing_that_learns_imports_the_evaluation() -> None:
     assert "wsseg_core.segment.upper_bound" not in closure
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_notebooks_read_masks_in_cells_marked_as_evaluation(notebook: Path) -> None:
     for cell in read_cells(notebook):
         if cell["cell_type"] == "code" and READING_MASKS.search(cell["source"]):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib import pyplot as plt
 from PIL import Image
 
 from wsseg_core.base.dependencies import PACKAGE, read_cells
@@ -15,6 +16,7 @@ from wsseg_core.evaluate.verdicts import Outcome
 
 ROOT = PACKAGE.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SOLUTIONS = sorted((ROOT / "notebooks/solutions").glob("*.ipynb"))
 HEADLINES = {
     *("classifier_map", "simonyan_crf", "dcsm", "dcsm_crf", "dcsm_crf_tuned"),
     *("fcn_mil", "fcn_gbp_crf", "zof_gbp_crf", "cam_seed", "psa_seed", "psa_crf_seed", "net_psa_crf"),
@@ -90,6 +92,22 @@ def test_the_report_has_a_page_for_every_notebook(results: Path) -> None:
         assert "WorkbookError" not in page
         assert "its numbers mean nothing" in page
         assert "<math" in page or "$" not in "".join(cell["source"] for cell in read_cells(path))
+
+
+@pytest.mark.parametrize("solutions", SOLUTIONS, ids=lambda path: path.stem)
+def test_the_solutions_run_on_what_the_notebooks_left(
+    results: Path, solutions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, as eleven kernels would take longer to start than the solutions to run."""
+    monkeypatch.chdir(ROOT)
+    plt.switch_backend("Agg")
+    names: dict[str, object] = {}
+    for cell in read_cells(solutions):
+        if cell["cell_type"] == "code":
+            exec(compile(cell["source"], f"{solutions.name}, cell {cell['id']}", "exec"), names)
+        if "parameters" in cell["metadata"].get("tags", []):
+            names |= {"profile": "smoke", "results": str(results)}
+    plt.close("all")
 
 
 def test_a_second_run_has_nothing_to_do(results: Path) -> None:

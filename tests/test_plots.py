@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.data.transforms import normalise
-from wsseg_core.workbook import plots
+from wsseg_core.workbook import palette, plots
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
 
@@ -24,10 +24,11 @@ def no_window() -> Iterator[None]:
 
 def test_an_overlay_tints_the_classes_and_leaves_background_and_void() -> None:
     mask = np.zeros((6, 5), np.uint8)
-    mask[0, :3] = (1, 255, 2)
+    mask[:4], mask[5, 0] = 1, 255
     tinted = plots.overlay(IMAGE, mask, opacity=1.0)
-    assert tinted[0, 0].tolist() == [128, 0, 0]  # VOC's first colour
-    assert tinted[0, 2].tolist() == [0, 128, 0]
+    np.testing.assert_array_equal(tinted[1:3], np.broadcast_to(palette.COLOURS[0], (2, 5, 3)))
+    assert (tinted[0] == 0).all()  # a line of its hatching
+    assert (tinted[3] == 255).all()  # its outline
     untouched = (mask == 0) | (mask == 255)
     np.testing.assert_array_equal(tinted[untouched], IMAGE[untouched])
 
@@ -75,13 +76,18 @@ def test_the_strip_marks_where_the_reader_stands() -> None:
     assert [step for step, weight in weights.items() if weight == "bold"] == ["saliency"]
 
 
-def test_a_legend_has_the_colours_of_the_masks() -> None:
+def test_a_legend_has_colours_and_hatching_of_the_masks() -> None:
     figure = plt.figure()
     plots.class_legend(figure, ["cat", "dog"])
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["cat", "dog"]
     colours = np.array([patch.get_facecolor()[:3] for patch in legend.get_patches()])
-    np.testing.assert_allclose(colours * 255, plots.colourise(np.array([[1, 2]], np.uint8))[0])
+    np.testing.assert_allclose(colours * 255, palette.fill(np.array([[1, 2]], np.uint8))[0])
+    assert [patch.get_hatch() for patch in legend.get_patches()] == palette.class_hatches(2)
+
+
+def test_no_two_curves_of_classes_have_the_same_style() -> None:
+    assert len(set(plots.class_styles(20))) == 20
 
 
 def test_a_curve_runs_inside_its_interval() -> None:

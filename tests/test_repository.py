@@ -20,7 +20,8 @@ from wsseg_core.workbook.headless import RUN_PARAMETERS, check_parameters
 
 ROOT = PACKAGE.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PROSE = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *NOTEBOOKS]
+SOLUTIONS = sorted((ROOT / "notebooks/solutions").glob("*.ipynb"))
+PROSE = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "teaching/README.md", *NOTEBOOKS, *SOLUTIONS]
 LONGEST_CELL = 18  # lines; about 15 is the rule
 
 
@@ -61,7 +62,7 @@ def test_snakefile_orders_every_notebook() -> None:
         assert all(earlier < name for earlier in before)
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("notebook", [*NOTEBOOKS, *SOLUTIONS], ids=lambda path: f"{path.parent.name}-{path.stem}")
 class TestNotebook:
     def test_is_committed_without_outputs(self, notebook: Path) -> None:
         code = [cell for cell in read_cells(notebook) if cell["cell_type"] == "code"]
@@ -86,7 +87,7 @@ class TestNotebook:
         assert re.match(r"# \S.*\n\n[A-Z*]", first["source"])
 
 
-@pytest.mark.parametrize("document", PROSE, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", PROSE, ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_commands_in_prose_exist(document: Path) -> None:
     text = document.read_text()
     if document.suffix == ".ipynb":

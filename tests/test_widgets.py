@@ -18,6 +18,7 @@ from wsseg_core.data.run import Run
 from wsseg_core.saliency.dcsm import ImageMaps
 from wsseg_core.saliency.extraction import block_layers
 from wsseg_core.workbook import widgets
+from wsseg_core.workbook.palette import COLOURS
 from wsseg_core.workbook.widgets import HEADLESS, explorer, interactive, saliency_explorer, subtraction_explorer
 
 CONTROLS = {"shade": {"dark": 0, "bright": 200}, "kind": {"<flat>": "flat", "steep": "steep"}}
@@ -75,7 +76,7 @@ def test_pictures_stand_side_by_side_from_the_start() -> None:
     assert interactive()
     assert picture.shape == (4, 18, 3)
     assert (picture[:, :6] == 200).all()
-    assert (picture[:, 12:] == [128, 0, 0]).all()  # class 1 in VOC's colours
+    assert (picture[1:, 12:] == COLOURS[0]).all()  # class 1, below the first line of its hatching
 
 
 @pytest.mark.usefixtures("at_the_screen")

@@ -45,7 +45,8 @@ class FcnVgg16(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         stages = tuple(layers[-1].replace("conv", "relu") for layers in CONV_LAYERS.values())
-        self.outline = Outline(stages, low="pool1", deep="pool5", taps=(*stages[-2:], "relu7"), width=width)
+        # Low features: the last map at stride 4, that of SSDD's; block 1 of a narrow network has few channels.
+        self.outline = Outline(stages, low="relu3_3", deep="pool5", taps=(*stages[-2:], "relu7"), width=width)
         channels = 3
         for block, layers in CONV_LAYERS.items():
             out = width * CHANNELS_PER_WIDTH[block]

@@ -279,6 +279,70 @@ def docs(
     typer.echo(f"{write_results_page(project_root())}: written")
 
 
+@app.command()
+def pack(
+    profile: ProfileOption = "toy",
+    seed: SeedOption = 0,
+    results: ResultsOption = "results",
+    out: Annotated[Path | None, typer.Option(help="File to write; wsseg-PROFILE.tar.gz here if left out.")] = None,
+) -> None:
+    """Pack what a finished run has left into one file, for a class that opens the notebooks without training.
+
+    wsseg pack --profile toy
+    """
+    from wsseg_core.data.run import open_run
+    from wsseg_core.workbook.packing import pack as write_pack
+
+    run = open_run(profile, seed, results)
+    path = out or Path(f"wsseg-{run.folder.name}.tar.gz")
+    count = write_pack(run, path)
+    typer.echo(f"{path}: {count} files, {path.stat().st_size / 1e6:.1f} MB; unpack it with: wsseg unpack {path}")
+
+
+@app.command()
+def unpack(
+    file: Annotated[Path, typer.Argument(help="What `wsseg pack` wrote.")], results: ResultsOption = "results"
+) -> None:
+    """Unpack a run that somebody has packed, after a check of its files and of the version of the code.
+
+    wsseg unpack wsseg-toy.tar.gz
+    """
+    from wsseg_core.workbook.packing import unpack as read_pack
+
+    typer.echo(f"{read_pack(file, results)}: unpacked; open the notebooks with: wsseg lab")
+
+
+@app.command()
+def slides(
+    profile: ProfileOption = "toy",
+    seed: SeedOption = 0,
+    results: ResultsOption = "results",
+    reveal: Annotated[str, typer.Option(help="Address or folder of reveal.js; on the network if left out.")] = "",
+) -> None:
+    """Write slides with speaker notes from the marked cells of the notebooks and the pictures of the last run.
+
+    wsseg slides --profile toy
+    """
+    from wsseg_core.data.run import open_run
+    from wsseg_core.workbook.slides import REVEAL, write_slides
+
+    for page in write_slides(open_run(profile, seed, results), reveal or REVEAL):
+        typer.echo(page)
+
+
+@app.command()
+def exercises() -> None:
+    """Write the exercises and the quiz of every notebook from notebooks/solutions.
+
+    wsseg exercises
+    """
+    from wsseg_core.data.run import project_root
+    from wsseg_core.workbook.exercises import write_exercises
+
+    changed = write_exercises(project_root())
+    typer.echo("\n".join(f"{path}: written" for path in changed) or "nothing to do")
+
+
 @app.command(hidden=True)
 def execute(notebook: Path, output: Path, profile: ProfileOption, seed: SeedOption, results: ResultsOption) -> None:
     """Run one notebook, and show it in the report; a rule of the Snakefile."""

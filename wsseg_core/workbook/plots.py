@@ -16,9 +16,10 @@ from matplotlib.patches import FancyBboxPatch, Patch
 from torch import Tensor
 
 from wsseg_core.base.files import write_atomically
-from wsseg_core.data.images import VOC_PALETTE, VOID
+from wsseg_core.data.images import VOID
 from wsseg_core.data.transforms import MEAN, STD
 from wsseg_core.evaluate.labels import labelled, row_label
+from wsseg_core.workbook import palette
 
 STEPS = (
     *("data", "classifier", "saliency", "subtraction", "CRF", "forward maps", "seeds"),
@@ -36,8 +37,11 @@ def use_style() -> None:
 
 
 def colourise(mask: np.ndarray) -> np.ndarray:
-    """VOC's colours of a mask: uint8 (H, W) to uint8 (H, W, 3); void is nearly white."""
-    return VOC_PALETTE[mask]
+    """A mask as a picture, uint8 (H, W) to uint8 (H, W, 3): colours with black lines, white outlines; void is white."""
+    picture = palette.fill(mask)
+    picture[palette.hatching(mask)] = 0
+    picture[palette.outlines(mask)] = 255
+    return picture
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.6) -> np.ndarray:
@@ -85,7 +89,7 @@ def show_rows(
     """Draw pictures in a grid, one row after the other.
 
     Args:
-        rows: RGB images, uint8 (H, W, 3); masks, uint8 (H, W), in VOC's colours; or maps, float (H, W), each from
+        rows: RGB images, uint8 (H, W, 3); masks, uint8 (H, W), see `colourise`; or maps, float (H, W), each from
             0 (dark) to 1 (bright). None leaves its place empty. Without any, as no class was found in any image,
             the titles stand alone.
         column_titles: above the first row.
@@ -146,15 +150,26 @@ def _draw(axes: Axes, picture: np.ndarray) -> None:
 
 def class_colours(count: int) -> list[tuple[float, float, float]]:
     """Colours of the foreground classes as in masks, RGB in [0, 1], for curves and bars."""
-    return [(float(r), float(g), float(b)) for r, g, b in VOC_PALETTE[1 : count + 1] / 255]
+    return [(float(r), float(g), float(b)) for r, g, b in palette.class_colours(count) / 255]
+
+
+def class_styles(count: int) -> list[str]:
+    """Markers and lines of curves of classes, so that no curve is told by its colour alone; matplotlib's shorthand."""
+    markers, lines = "os^vDPX*<>", ("-", "--", ":", "-.")
+    return [markers[c % len(markers)] + lines[c % len(lines)] for c in range(count)]
 
 
 def class_legend(figure: Figure, classes: Sequence[str]) -> None:
-    """Name the colours of the classes below a figure."""
-    colours = class_colours(len(classes))
-    patches = [Patch(color=colour, label=name) for colour, name in zip(colours, classes, strict=True)]
+    """Name the colours and the hatching of the classes below a figure."""
+    looks = zip(class_colours(len(classes)), palette.class_hatches(len(classes)), classes, strict=True)
+    patches = [Patch(facecolor=colour, hatch=hatch, edgecolor="black", label=name) for colour, hatch, name in looks]
     figure.legend(
-        handles=patches, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(len(patches), 10), fontsize=8
+        handles=patches,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0.0),
+        ncols=min(len(patches), 10),
+        fontsize=8,
+        handleheight=1.4,
     )
 
 
