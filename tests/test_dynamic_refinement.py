@@ -638,7 +638,7 @@ def test_the_steps_of_one_image(trained: Run):
 
 def test_result_2_under_other_biases(trained: Run):
     seed, image_id = ArtifactStore.open(trained.artifacts("seeds") / "static", STATIC), trained.train_ids[0]
-    own, much, own_again = second_results(trained, DYNAMIC, seed, image_id, [0.0, 5.0, 0.0])
+    ((own, much, own_again),) = second_results(trained, DYNAMIC, seed, [image_id], [0.0, 5.0, 0.0])
     steps = refine_image(trained, DYNAMIC, seed, image_id)
     np.testing.assert_array_equal(own, steps.second)
     np.testing.assert_array_equal(own, own_again)

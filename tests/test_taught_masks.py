@@ -27,9 +27,9 @@ def test_the_best_bias_is_the_first_of_the_best(monkeypatch: pytest.MonkeyPatch)
     masks = dict(zip(BACKGROUNDS, (worse, worse, truth, truth, worse), strict=True))
     asked = []
 
-    def results(run, setting, seed, image_id, backgrounds):
-        asked.append(image_id)
-        return [masks[value] for value in backgrounds]
+    def results(run, setting, seed, ids, backgrounds):
+        asked.extend(ids)
+        return [[masks[value] for value in backgrounds] for _ in ids]
 
     monkeypatch.setattr(taught_masks, "second_results", results)
     monkeypatch.setattr(taught_masks, "tuning_ids", lambda run: ["a", "b"])
@@ -41,7 +41,7 @@ def test_the_best_bias_is_the_first_of_the_best(monkeypatch: pytest.MonkeyPatch)
 
 def test_without_masks_the_bias_stays(monkeypatch: pytest.MonkeyPatch):
     nothing, mask = np.full((1, 2), 255, np.uint8), np.zeros((1, 2), np.uint8)
-    monkeypatch.setattr(taught_masks, "second_results", lambda *_: [mask] * len(BACKGROUNDS))
+    monkeypatch.setattr(taught_masks, "second_results", lambda *_: [[mask] * len(BACKGROUNDS)])
     monkeypatch.setattr(taught_masks, "tuning_ids", lambda run: ["a"])
     run = SimpleNamespace(devkit=SimpleNamespace(num_classes=1))
     value, table = best_background(run, DynamicSetting("dynamic"), None, lambda image_id: nothing)  # type: ignore[arg-type]

@@ -65,9 +65,9 @@ def best_background(
         The best of `BACKGROUNDS`, the first of several, or SSDD's own where the images have no masks; and one row for
         each: `b(0)`, and `ours`, the mean IoU of result 2 on these images, in percent.
     """
-    counts = []
-    for image_id in tuning_ids(run):
-        masks, true_mask = second_results(run, setting, seed, image_id, BACKGROUNDS), truth(image_id)
+    counts, ids = [], tuning_ids(run)
+    for image_id, masks in zip(ids, second_results(run, setting, seed, ids, BACKGROUNDS), strict=True):
+        true_mask = truth(image_id)
         counts.append([confusion_matrix(true_mask, mask, run.devkit.num_classes) for mask in masks])
     table = pd.DataFrame({"b(0)": BACKGROUNDS, "ours": mean_iou(np.sum(counts, 0))})
     if table["ours"].isna().all():

@@ -7,7 +7,7 @@ Departure: encoder and both heads start from a network that was trained on the s
 are too many for a laptop; the detectors start at random.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -294,26 +294,27 @@ def refine_image(run: Run, setting: DynamicSetting, seed: ArtifactStore, image_i
 
 
 def second_results(
-    run: Run, setting: DynamicSetting, seed: ArtifactStore, image_id: str, backgrounds: Sequence[float]
-) -> list[np.ndarray]:
-    """Result 2 of a trained network on one training image under other biases of the background.
+    run: Run, setting: DynamicSetting, seed: ArtifactStore, ids: Sequence[str], backgrounds: Sequence[float]
+) -> Iterator[list[np.ndarray]]:
+    """Result 2 of a trained network on training images under other biases of the background.
 
     Args:
         run: the run.
         setting: with both steps.
         seed: the fixed seed.
-        image_id: of a training image.
-        backgrounds: values of b^0, which are not those of the training.
+        ids: of training images.
+        backgrounds: values of b^0, which need not be that of the training.
 
-    Returns:
-        One mask for each, uint8 (H, W), 0..C or 255, as of `ImageSteps`.
+    Yields:
+        Of every image one mask for each value, uint8 (H, W), 0..C or 255, as of `ImageSteps`.
 
     Raises:
         WorkbookError: the errors of `load_dynamic`.
     """
-    step, size, masks = _trained_step(run, setting), run.devkit.image(image_id).shape[:2], []
-    half = _look(step, run, seed, image_id)
-    for background in backgrounds:
-        step.biases = replace(step.biases, background=background)
-        masks.append(resize_masks(_results(step, half)[1], size)[0].numpy())
-    return masks
+    step = _trained_step(run, setting)
+    for image_id in ids:
+        half, size, masks = _look(step, run, seed, image_id), run.devkit.image(image_id).shape[:2], []
+        for background in backgrounds:
+            step.biases = replace(step.biases, background=background)
+            masks.append(resize_masks(_results(step, half)[1], size)[0].numpy())
+        yield masks
