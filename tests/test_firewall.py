@@ -36,8 +36,9 @@ NOTEBOOKS = [
     for folder in ("notebooks", "notebooks/solutions")
     for path in sorted((PACKAGE.parent / folder).glob("*.ipynb"))
 ]
-READING_MASKS = re.compile(r"VocMasks|true_masks|score_(masks|settings|reliability|parts)")
-READERS_OF_MASKS = {"data.masks", "data.check", "evaluate.metrics", "evaluate.scoring", "segment.upper_bound"}
+READING_MASKS = re.compile(r"VocMasks|true_masks?|_explorer\(|score_(masks|settings|reliability|parts)")
+READERS_OF_MASKS = {"data.masks", "data.check", "evaluate.metrics", "evaluate.scoring"}
+READERS_OF_MASKS |= {"evaluate.one_image", "segment.upper_bound"}
 LEARNING_ROOMS = ("nets", "classify", "crf", "saliency", "forward", "affinity", "segment", "refine")
 
 _guard = {"closed": False}
