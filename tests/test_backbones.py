@@ -61,7 +61,7 @@ def test_every_later_network_is_built_on_any_backbone(architecture: str) -> None
         assert AffinityNet(model).eval()(images).shape[2:] == (4, 6)
         net = SegmentationNet(3, folded, channels=8, dilation=1)
         masks = torch.zeros(2, 32, 48, dtype=torch.uint8)
-        assert StaticNet(net, 8).eval()(images, masks, masks).logits_k.shape == (2, 4, 6)
+        assert StaticNet(net, 8).eval()(images, masks, masks).logits_k.shape == (2, 8, 12)
         assert DynamicNet(net, 8).eval()(images).sub_scores.shape == (2, 4, 4, 6)
     groups = [stage.layers for stage in stages_of(model)]
     layers = [layer for group in groups for layer in group]

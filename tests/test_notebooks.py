@@ -3,16 +3,21 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import ipywidgets
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from PIL import Image
 
 from wsseg_core.base.dependencies import PACKAGE, read_cells
+from wsseg_core.data.run import Run, open_run
 from wsseg_core.evaluate.claims import CLAIMS
 from wsseg_core.evaluate.verdicts import Outcome
+from wsseg_core.workbook.explorers import affinity, forward, refinement, saliency
+from wsseg_core.workbook.widgets import HEADLESS
 
 ROOT = PACKAGE.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -108,6 +113,31 @@ def test_the_solutions_run_on_what_the_notebooks_left(
         if "parameters" in cell["metadata"].get("tags", []):
             names |= {"profile": "smoke", "results": str(results)}
     plt.close("all")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(saliency.saliency_explorer, saliency.subtraction_explorer, saliency.crf_explorer),
+        *(forward.forward_explorer, affinity.walk_explorer),
+        *(refinement.static_explorer, refinement.dynamic_explorer),
+    ],
+)
+def test_every_explorer_answers_and_shows_the_truth_when_asked(
+    results: Path, make: Callable[[Run], ipywidgets.VBox], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv(HEADLESS, raising=False)
+    *rows, view = make(open_run("smoke", 0, str(results))).children
+    selectors = {selector.description: selector for row in rows for selector in row.children}
+    truth = selectors.pop("truth")
+    truth.value = True
+    assert "truth, for evaluation only" in view.value
+    assert ("mean IoU" in view.value) == (make is not saliency.saliency_explorer)  # which draws no mask
+    truth.value = False
+    for name in selectors.keys() - {"shows"}:
+        selectors[name].index = (selectors[name].index + 1) % len(selectors[name].options)
+        assert "<figure" in view.value
 
 
 def test_a_second_run_has_nothing_to_do(results: Path) -> None:

@@ -52,7 +52,7 @@ def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_an_unpacked_run_lies_where_the_notebooks_look_for_it(packed: Path) -> None:
-    folder = unpack(packed)
+    folder = unpack(packed).folder
     assert folder == Path.cwd() / "results/smoke"
     found = {str(file.relative_to(folder)): file.read_text() for file in folder.rglob("*") if file.is_file()}
     assert found == LEFT | {"reference/a.csv": ""}
@@ -77,7 +77,7 @@ def test_a_run_that_is_there_is_not_overwritten(packed: Path) -> None:
     unpack(packed)
     with pytest.raises(WorkbookError, match="there is a run already; move it away or choose another folder: --results"):
         unpack(packed)
-    assert unpack(packed, "elsewhere") == Path.cwd() / "elsewhere/smoke"
+    assert unpack(packed, "elsewhere").folder == Path.cwd() / "elsewhere/smoke"
 
 
 def test_an_unfinished_run_is_not_packed(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:

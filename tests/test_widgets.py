@@ -1,8 +1,9 @@
-"""Explorers: what a slider changes, and what is shown where there is none."""
+"""Explorers: what a slider changes, what the switch of the truth shows, and what is shown where there is no slider."""
 
+import base64
+import re
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -15,17 +16,20 @@ from torch import Tensor
 
 from wsseg_core.base.config import load_profile
 from wsseg_core.data.run import Run
+from wsseg_core.evaluate.one_image import iou_text, true_mask
 from wsseg_core.saliency.dcsm import ImageMaps
 from wsseg_core.saliency.extraction import block_layers
 from wsseg_core.workbook import widgets
+from wsseg_core.workbook.explorers import saliency
+from wsseg_core.workbook.explorers.saliency import crf_explorer, saliency_explorer, subtraction_explorer
 from wsseg_core.workbook.palette import COLOURS
-from wsseg_core.workbook.widgets import HEADLESS, explorer, interactive, saliency_explorer, subtraction_explorer
+from wsseg_core.workbook.widgets import HEADLESS, Masked, examples_first, explorer, interactive
 
 CONTROLS = {"shade": {"dark": 0, "bright": 200}, "kind": {"<flat>": "flat", "steep": "steep"}}
 PANEL = [{"shade": "dark", "kind": "<flat>"}, {"shade": "bright", "kind": "<flat>"}, {"shade": "dark", "kind": "steep"}]
 
 
-def draw(shade: int, kind: str) -> dict[str, np.ndarray]:
+def draw(image_id: str, shade: int, kind: str) -> dict[str, np.ndarray | Masked]:
     image = np.full((4, 6, 3), shade, np.uint8)
     ramp = np.linspace(0, 1, 24).reshape(4, 6) if kind == "steep" else np.zeros((4, 6))
     return {"image": image, f"{kind} & map": ramp, "mask": np.full((4, 6), 1, np.uint8)}
@@ -41,59 +45,18 @@ def at_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(HEADLESS, raising=False)
 
 
-def shown(box: ipywidgets.VBox) -> np.ndarray:
-    """The picture of an explorer, RGB."""
-    return cv2.imdecode(np.frombuffer(box.children[2].value, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+def view(box: ipywidgets.VBox) -> str:
+    return box.children[-1].value
+
+
+def shown(box: ipywidgets.VBox) -> list[np.ndarray]:
+    """The pictures of an explorer, RGB; after them the samples of its legend."""
+    encoded = [base64.b64decode(text) for text in re.findall(r"data:image/png;base64,([^']+)", view(box))]
+    return [cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[..., ::-1] for png in encoded]
 
 
 def selectors(box: ipywidgets.VBox) -> dict[str, ipywidgets.Widget]:
-    return {selector.description: selector for selector in box.children[0].children}
-
-
-@pytest.mark.usefixtures("headless")
-def test_headless_every_setting_of_the_panel_is_a_row() -> None:
-    figure = explorer(draw, CONTROLS, PANEL)
-    assert isinstance(figure, Figure)
-    assert not interactive()
-    grid = np.reshape(figure.axes, (3, 3))
-    assert [axes.get_ylabel() for axes in grid[:, 0]] == ["shade dark\nkind <flat>", "shade bright", "kind steep"]
-    assert [axes.get_title() for axes in grid[0]] == ["image", "flat & map", "mask"]
-    assert [int(axes.images[0].get_array().max()) for axes in grid[:, 0]] == [0, 200, 0]
-
-
-@pytest.mark.usefixtures("headless")
-def test_long_labels_are_broken_into_lines() -> None:
-    controls = {"order": {"a_b": 0, "normalise_then_subtract": 1}}
-    pictures = partial(lambda order: {"map": np.zeros((2, 2))})
-    figure = explorer(pictures, controls, [{"order": "a_b"}, {"order": "normalise_then_subtract"}])
-    assert figure.axes[1].get_ylabel() == "order normalise\nthen subtract"
-
-
-@pytest.mark.usefixtures("at_the_screen")
-def test_pictures_stand_side_by_side_from_the_start() -> None:
-    box = explorer(draw, CONTROLS, PANEL[1:])
-    picture = shown(box)
-    assert interactive()
-    assert picture.shape == (4, 18, 3)
-    assert (picture[:, :6] == 200).all()
-    assert (picture[1:, 12:] == COLOURS[0]).all()  # class 1, below the first line of its hatching
-
-
-@pytest.mark.usefixtures("at_the_screen")
-def test_a_control_changes_the_picture_and_its_titles() -> None:
-    box = explorer(draw, CONTROLS, PANEL)
-    before = shown(box)
-    selectors(box)["kind"].value = "steep"
-    after = shown(box)
-    np.testing.assert_array_equal(before[:, :6], after[:, :6])
-    assert after[0, 6].sum() < after[3, 11].sum()  # dark to bright
-    assert "steep &amp; map" in box.children[1].value
-
-
-@pytest.mark.usefixtures("at_the_screen")
-def test_numbers_get_a_slider_and_names_a_menu() -> None:
-    kinds = {name: type(selector) for name, selector in selectors(explorer(draw, CONTROLS, PANEL)).items()}
-    assert kinds == {"shade": ipywidgets.SelectionSlider, "kind": ipywidgets.Dropdown}
+    return {selector.description: selector for row in box.children[:-1] for selector in row.children}
 
 
 class MadeUpMaps:
@@ -117,52 +80,174 @@ class MadeUpMaps:
 @pytest.fixture
 def run(tiny_devkit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     profile = load_profile("smoke")
-    monkeypatch.setattr(widgets, "SavedMaps", MadeUpMaps)
+    monkeypatch.setattr(saliency, "SavedMaps", MadeUpMaps)
     data = replace(profile.data, source="voc", devkit=str(tiny_devkit))
     return Run(replace(profile, data=data), 0, tmp_path / "results")
+
+
+@pytest.mark.usefixtures("headless")
+def test_headless_every_setting_of_the_panel_is_a_row(run: Run) -> None:
+    figure = explorer(run, run.val_ids, draw, CONTROLS, PANEL)
+    assert isinstance(figure, Figure)
+    assert not interactive()
+    grid = np.reshape(figure.axes, (3, 3))
+    assert [axes.get_ylabel() for axes in grid[:, 0]] == ["shade dark\nkind <flat>", "shade bright", "kind steep"]
+    assert [axes.get_title() for axes in grid[0]] == ["image", "flat & map", "mask"]
+    assert [int(axes.images[0].get_array().max()) for axes in grid[:, 0]] == [0, 200, 0]
+
+
+@pytest.mark.usefixtures("headless")
+def test_long_labels_are_broken_into_lines(run: Run) -> None:
+    controls = {"order": {"a_b": 0, "normalise_then_subtract": 1}}
+    panel = [{"order": "a_b"}, {"order": "normalise_then_subtract"}]
+    figure = explorer(run, run.val_ids, lambda image_id, order: {"map": np.zeros((2, 2))}, controls, panel)
+    assert figure.axes[1].get_ylabel() == "order normalise\nthen subtract"
+
+
+@pytest.mark.usefixtures("at_the_screen")
+def test_every_picture_stands_below_its_title(run: Run) -> None:
+    box = explorer(run, run.val_ids, draw, CONTROLS, PANEL[1:])
+    image, heat, mask, *_ = shown(box)
+    assert interactive()
+    assert (image == 200).all()
+    assert heat.shape == (4, 6, 3)
+    assert (mask[1:] == COLOURS[0]).all()  # class 1, below the first line of its hatching
+    figures = re.findall(r"<figure.*?<figcaption>(.*?)</figcaption><img", view(box))
+    assert figures == ["image", "flat &amp; map", "mask"]
+
+
+@pytest.mark.usefixtures("at_the_screen")
+def test_a_control_changes_the_picture_and_its_titles(run: Run) -> None:
+    box = explorer(run, run.val_ids, draw, CONTROLS, PANEL)
+    before = shown(box)
+    selectors(box)["kind"].value = "steep"
+    after = shown(box)
+    np.testing.assert_array_equal(before[0], after[0])
+    assert after[1][0, 0].sum() < after[1][3, 5].sum()  # dark to bright
+    assert "steep &amp; map" in view(box)
+
+
+@pytest.mark.usefixtures("at_the_screen")
+def test_numbers_get_a_slider_and_names_a_menu(run: Run) -> None:
+    box = explorer(run, run.val_ids, draw, CONTROLS, PANEL)
+    kinds = {name: type(selector) for name, selector in selectors(box).items()}
+    assert kinds == {
+        "shows": ipywidgets.Dropdown,
+        "image": ipywidgets.Dropdown,
+        "truth": ipywidgets.Checkbox,
+        "shade": ipywidgets.SelectionSlider,
+        "kind": ipywidgets.Dropdown,
+    }
+
+
+@pytest.mark.usefixtures("at_the_screen")
+def test_the_picker_keeps_the_images_of_a_class(run: Run) -> None:
+    picker = selectors(explorer(run, run.val_ids, draw, CONTROLS, PANEL))
+    assert [image_id for _, image_id in picker["image"].options] == run.val_ids
+    for name in run.devkit.classes:
+        picker["shows"].value = name
+        wanted = [i for i in run.val_ids if run.devkit.labels(i)[run.devkit.classes.index(name)]]
+        assert [image_id for _, image_id in picker["image"].options] == wanted
+        assert picker["image"].value == (wanted[0] if wanted else None)
+        assert all(name in caption for caption, _ in picker["image"].options)
+
+
+@pytest.mark.usefixtures("at_the_screen")
+def test_a_class_that_no_image_shows_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    box = explorer(run, run.val_ids[:1], draw, CONTROLS, PANEL)
+    absent = [name for name in run.devkit.classes if name not in selectors(box)["image"].options[0][0]]
+    selectors(box)["shows"].value = absent[0]
+    assert "None of these images" in view(box)
+    selectors(box)["shows"].value = widgets.EVERY
+    assert "<figure" in view(box)
+
+
+@pytest.mark.usefixtures("at_the_screen")
+def test_the_truth_is_read_and_the_mask_scored_only_when_asked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(widgets, "true_mask", lambda devkit, i: asked.append(i) or true_mask(devkit, i))
+    box = subtraction_explorer(run)
+    selectors(box)["alpha"].index = 1
+    assert not asked
+    assert "IoU" not in view(box)
+    selectors(box)["truth"].value = True
+    image_id = selectors(box)["image"].value
+    assert asked == [image_id]
+    assert "truth, for evaluation only" in view(box)
+    assert re.search(r"mean IoU \d+ %: background \d+", view(box))
+    selectors(box)["truth"].value = False
+    assert "truth, for" not in view(box)
+
+
+@pytest.mark.usefixtures("at_the_screen")
+def test_an_image_without_a_mask_says_so(run: Run) -> None:
+    for mask in (run.devkit.root / "SegmentationClass").glob("*.png"):
+        mask.unlink()
+    box = subtraction_explorer(run)
+    selectors(box)["truth"].value = True
+    assert "This data set has no mask of this image." in view(box)
+
+
+def test_the_iou_of_one_image_is_told_by_class() -> None:
+    truth = np.uint8([[0, 0, 1, 1], [0, 255, 1, 1], [2, 2, 2, 2]])
+    drawn = np.uint8([[0, 1, 1, 1], [0, 2, 1, 1], [255, 255, 255, 255]])
+    assert iou_text(truth, drawn, ["cat", "dog"]) == "mean IoU 73 %: background 67, cat 80"
+
+
+@pytest.mark.usefixtures("at_the_screen")
+def test_the_legend_names_the_classes_of_the_masks_and_no_other(run: Run) -> None:
+    image = run.devkit.image(run.val_ids[0])
+    mask = np.zeros(image.shape[:2], np.uint8)
+    mask[:5] = 2
+    box = explorer(run, run.val_ids, lambda image_id: {"mask": Masked(image, mask)}, {}, [{}])
+    legend = view(box).split("</figure></div>")[1]
+    assert [name for name in run.devkit.classes if name in legend] == [run.devkit.classes[1]]
+    assert (shown(box)[-1] == COLOURS[1]).all(-1).mean() > 0.5
+
+
+def test_the_images_that_the_notebooks_show_come_first(run: Run) -> None:
+    validation, training = examples_first(run), examples_first(run, train=True)
+    assert validation[: len(run.example_ids)] == run.example_ids
+    assert training[: len(run.train_example_ids)] == run.train_example_ids
+    assert (sorted(validation), sorted(training)) == (sorted(run.val_ids), sorted(run.train_ids))
 
 
 @pytest.mark.usefixtures("at_the_screen")
 def test_the_saliency_explorer_shows_the_class_of_a_rank(run: Run) -> None:
     box = saliency_explorer(run)
-    assert "sheep 0.90" in box.children[1].value
-    before = shown(box)
+    assert "sheep 0.90" in view(box)
     selectors(box)["rank"].value = 1
-    assert "cat 0.60" in box.children[1].value
-    assert (shown(box) != before).any()
+    assert "cat 0.60" in view(box)
 
 
-@pytest.mark.parametrize("control", ["image", "rank", "layer", "gradient"])
+CHOICES = [(saliency_explorer, name) for name in ("image", "rank", "layer", "gradient", "size")]
+CHOICES += [(subtraction_explorer, name) for name in ("image", "alpha", "N", "blocks", "order")]
+CHOICES += [(crf_explorer, name) for name in ("image", "w1", "w2")]
+
+
+@pytest.mark.parametrize(("make", "control"), CHOICES)
 @pytest.mark.usefixtures("at_the_screen")
-def test_every_control_of_the_saliency_explorer_matters(run: Run, control: str) -> None:
-    box = saliency_explorer(run)
-    before = shown(box)
-    selectors(box)[control].index = 1 if control != "layer" else 8
-    after = shown(box)
-    assert before.shape != after.shape or (before != after).any()
-
-
-@pytest.mark.parametrize("control", ["image", "alpha", "N", "blocks", "order"])
-@pytest.mark.usefixtures("at_the_screen")
-def test_every_control_of_the_subtraction_explorer_matters(run: Run, control: str) -> None:
-    box = subtraction_explorer(run)
-    before, selector = shown(box), selectors(box)[control]
-    selector.index = (selector.index + 1) % len(selector.options)
-    after = shown(box)
-    assert before.shape != after.shape or (before != after).any()
+def test_every_control_of_an_explorer_matters(run: Run, make, control: str) -> None:
+    box = make(run)
+    before, selector = view(box), selectors(box)[control]
+    selector.index = 8 if control == "layer" else (selector.index + 1) % len(selector.options)
+    if make is crf_explorer and control != "image":
+        assert "with CRF" in view(box)  # whether a border moves is for the tests of the CRF
+    else:
+        assert view(box) != before
 
 
 @pytest.mark.usefixtures("at_the_screen")
 def test_the_subtraction_explorer_starts_with_the_values_of_the_profile(run: Run) -> None:
     box = subtraction_explorer(run)
-    values = {name: selector.value for name, selector in selectors(box).items() if name != "image"}
+    values = {name: selectors(box)[name].value for name in ("alpha", "N", "blocks", "order")}
     assert values == {
         "alpha": 3.0,
         "N": 3,
         "blocks": block_layers(run.profile.classifier, (3, 4, 5)),
         "order": "subtract_then_normalise",
     }
-    assert all(name in box.children[1].value for name in ("sheep", "cat", "mask"))
+    assert all(name in view(box) for name in ("sheep", "cat", "mask"))
 
 
 @pytest.mark.parametrize("make", [saliency_explorer, subtraction_explorer])

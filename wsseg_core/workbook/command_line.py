@@ -309,7 +309,8 @@ def unpack(
     """
     from wsseg_core.workbook.packing import unpack as read_pack
 
-    typer.echo(f"{read_pack(file, results)}: unpacked; open the notebooks with: wsseg lab")
+    run = read_pack(file, results)
+    typer.echo(f"{run.folder}: unpacked; open the notebooks with: wsseg lab --profile {run.profile.name}")
 
 
 @app.command()

@@ -70,7 +70,7 @@ def pack(run: Run, path: Path) -> int:
     return len(files)
 
 
-def unpack(path: Path, results: str = "results") -> Path:
+def unpack(path: Path, results: str = "results") -> Run:
     """Put a packed run where this workbook looks for it; it appears there only when all of it is whole.
 
     Args:
@@ -78,7 +78,7 @@ def unpack(path: Path, results: str = "results") -> Path:
         results: folder of all results, relative to the workbook's.
 
     Returns:
-        The folder of the run.
+        The run.
 
     Raises:
         WorkbookError: the file is no pack, or damaged; it was made with other code or other values of the profile; or
@@ -99,7 +99,7 @@ def unpack(path: Path, results: str = "results") -> Path:
             shutil.move(whole / "data", devkit)
         for part in (whole / "run").iterdir():
             os.replace(part, run.folder / part.name)
-    return run.folder
+    return run
 
 
 def _files(run: Run) -> Iterator[tuple[str, Path]]:

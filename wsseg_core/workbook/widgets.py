@@ -1,42 +1,53 @@
-"""Explorers: controls over maps that are on disk already, so that a slider answers at once.
+"""The component of all explorers: controls and an image picker above pictures that follow them.
 
-Where nobody can move a slider, in a notebook that is run headless, an explorer is a figure of a few settings instead.
+Maps are on disk already, so that a slider answers at once. Where nobody can move one, in a notebook that is run
+headless, an explorer is a figure of a few settings instead. The true mask is read only when the reader asks for it, by
+a switch that is off at first: guess, then look.
 """
 
+import base64
 import html
-import itertools
 import os
 import textwrap
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import cv2
 import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
-from wsseg_core.base.config import CrfConfig, Profile
 from wsseg_core.data.run import Run
-from wsseg_core.evaluate.crf_search import CRF_VALUES
-from wsseg_core.saliency.dcsm import ImageMaps, SavedMaps, dcsm_setting, mask_from_saliency
-from wsseg_core.saliency.extraction import block_layers, layer_groups
-from wsseg_core.saliency.subtraction import ORDERS, normalise
-from wsseg_core.workbook.plots import HEAT, colourise, heat_overlay, overlay, show_rows
+from wsseg_core.evaluate.one_image import iou_text, true_mask
+from wsseg_core.workbook import palette
+from wsseg_core.workbook.plots import HEAT, colourise, overlay, show_rows
 
 HEADLESS = "WSSEG_HEADLESS"  # set in the environment of a notebook that runs without a browser
-CRF_FACTORS = (0.25, 0.5, 1, 2, 4)  # times the value of the profile
-PICTURE_WIDTH = 240  # pixels on the screen
+PICKED = 60  # images to choose from; enough to find several of each class
+EVERY = "any class"
+TRUTH = "truth, for evaluation only"
+PICTURE_WIDTH = 220  # pixels on the screen
 TITLE_LETTERS = 18  # that fit beside a picture of the panel
 WRAPPED = {"flex_flow": "row wrap"}
 
-Pictures: TypeAlias = dict[str, np.ndarray]  # by title; of the kinds that `plots.show_rows` draws
+
+class Masked(NamedTuple):
+    """A mask over its image, which is scored once the truth is shown.
+
+    Attributes:
+        image: uint8 (H, W, 3).
+        mask: uint8 (H, W), 0..C or 255.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+
+
+# By title; a `Masked`, or of the kinds that `plots.show_rows` draws.
+Pictures: TypeAlias = Mapping[str, np.ndarray | Masked]
 Controls: TypeAlias = dict[str, dict[str, Any]]  # for each argument of a drawing function its choices, value by label
 Setting: TypeAlias = dict[str, str]  # a label for each control
-Layers: TypeAlias = tuple[tuple[str, ...], ...]  # in groups that count once each
 
 
 def interactive() -> bool:
@@ -44,11 +55,21 @@ def interactive() -> bool:
     return not os.environ.get(HEADLESS)
 
 
-def explorer(draw: Callable[..., Pictures], controls: Controls, panel: Sequence[Setting]) -> ipywidgets.VBox | Figure:
+def examples_first(run: Run, train: bool = False) -> list[str]:
+    """Validation or training images of a run, those that its notebooks show before the others."""
+    shown, ids = (run.train_example_ids, run.train_ids) if train else (run.example_ids, run.val_ids)
+    return list(dict.fromkeys([*shown, *ids]))
+
+
+def explorer(
+    run: Run, ids: Sequence[str], draw: Callable[..., Pictures], controls: Controls, panel: Sequence[Setting]
+) -> ipywidgets.VBox | Figure:
     """Controls above pictures that follow them; headless, a figure with one row of pictures for each setting.
 
     Args:
-        draw: takes one keyword argument a control and gives a row of pictures of the same height.
+        run: whose images, classes and true masks these are.
+        ids: images to choose from, the first one first; of more than `PICKED`, so many of the first.
+        draw: takes an image id and one keyword argument a control, and gives a row of pictures of the same height.
         controls: what there is to choose from.
         panel: settings to show headless; the first of them is where the controls start.
 
@@ -56,9 +77,10 @@ def explorer(draw: Callable[..., Pictures], controls: Controls, panel: Sequence[
         What the last line of a cell displays.
     """
     if interactive():
-        return _controlled(draw, controls, panel[0])
-    rows = [draw(**{name: controls[name][label] for name, label in setting.items()}) for setting in panel]
-    figure = show_rows([list(row.values()) for row in rows], list(rows[0]), _titles(panel))
+        return _controlled(run, list(ids)[:PICKED], draw, controls, panel[0])
+    rows = [draw(ids[0], **{name: controls[name][label] for name, label in setting.items()}) for setting in panel]
+    pictures = [[_picture(picture) for picture in row.values()] for row in rows]
+    figure = show_rows(pictures, list(rows[0]), _titles(panel))
     plt.close(figure)  # shown as the cell's result, and not a second time at the end of the cell
     return figure
 
@@ -72,21 +94,45 @@ def _titles(panel: Sequence[Setting]) -> list[str]:
     return ["\n".join(textwrap.fill(line, TITLE_LETTERS) for line in group) for group in lines]
 
 
-def _controlled(draw: Callable[..., Pictures], controls: Controls, start: Setting) -> ipywidgets.VBox:
+def _controlled(
+    run: Run, ids: list[str], draw: Callable[..., Pictures], controls: Controls, start: Setting
+) -> ipywidgets.VBox:
+    names = list(run.devkit.classes)
+    shows = ipywidgets.Dropdown(options=[EVERY, *names], description="shows")
+    image = ipywidgets.Dropdown(options=_captioned(run, ids), description="image")
+    truth = ipywidgets.Checkbox(value=False, description="truth")
     selectors = {name: _selector(name, choices, start[name]) for name, choices in controls.items()}
-    titles, picture = ipywidgets.HTML(), ipywidgets.Image(format="png")
+    view = ipywidgets.HTML()
+
+    def filter_images(_: Any) -> None:
+        wanted = [i for i in ids if shows.value == EVERY or run.devkit.labels(i)[names.index(shows.value)]]
+        image.options = _captioned(run, wanted)
+        image.index = 0 if wanted else None
 
     def update(_: Any = None) -> None:
-        row = draw(**{name: selector.value for name, selector in selectors.items()})
-        cells = "".join(f"<div style='width:{PICTURE_WIDTH}px'>{html.escape(title)}</div>" for title in row)
-        titles.value = f"<div style='display:flex'>{cells}</div>"
-        picture.value = _png(list(row.values()))
-        picture.width = str(PICTURE_WIDTH * len(row))
+        if image.value is None:
+            view.value = "<p>None of these images shows this class.</p>"
+            return
+        row = dict(draw(image.value, **{name: selector.value for name, selector in selectors.items()}))
+        mask = true_mask(run.devkit, image.value) if truth.value else None
+        if mask is not None:
+            row[TRUTH] = Masked(run.devkit.image(image.value), mask)
+        cells = "".join(_cell(title, picture, mask, names) for title, picture in row.items())
+        missing = "<p>This data set has no mask of this image.</p>" * (truth.value and mask is None)
+        view.value = f"<div style='display:flex;flex-wrap:wrap;gap:6px'>{cells}</div>{missing}{_legend(row, names)}"
 
-    for selector in selectors.values():
+    shows.observe(filter_images, "value")
+    for selector in (image, truth, *selectors.values()):
         selector.observe(update, "value")
     update()
-    return ipywidgets.VBox([ipywidgets.Box([*selectors.values()], layout=WRAPPED), titles, picture])
+    pickers = ipywidgets.Box([shows, image, truth], layout=WRAPPED)
+    return ipywidgets.VBox([pickers, ipywidgets.Box([*selectors.values()], layout=WRAPPED), view])
+
+
+def _captioned(run: Run, ids: Sequence[str]) -> list[tuple[str, str]]:
+    """Options of the image picker: what each shows, and its id."""
+    classes = np.array(run.devkit.classes)
+    return [(f"{', '.join(classes[run.devkit.labels(i) > 0]) or 'nothing'} ({i})", i) for i in ids]
 
 
 def _selector(name: str, choices: dict[str, Any], label: str) -> ipywidgets.Widget:
@@ -96,10 +142,38 @@ def _selector(name: str, choices: dict[str, Any], label: str) -> ipywidgets.Widg
     return kind(options=list(choices.items()), value=choices[label], description=name)
 
 
-def _png(pictures: Sequence[np.ndarray]) -> bytes:
-    """Pictures side by side, as the bytes of a PNG file."""
-    row = np.concatenate([_rgb(picture) for picture in pictures], axis=1)
-    _, encoded = cv2.imencode(".png", row[..., ::-1])
+def _cell(title: str, picture: np.ndarray | Masked, truth: np.ndarray | None, names: list[str]) -> str:
+    """A title, a picture below it, and how well its mask does where the truth is shown; the three stay together."""
+    scored_mask = picture.mask if isinstance(picture, Masked) and title != TRUTH else None
+    score = iou_text(truth, scored_mask, names) if truth is not None and scored_mask is not None else ""
+    said, scored = html.escape(title), f"<div style='font-size:85%'>{html.escape(score)}</div>"
+    source = f"data:image/png;base64,{base64.b64encode(_png(_picture(picture))).decode()}"
+    shown = f"<img alt='{said}' src='{source}' style='width:100%;image-rendering:pixelated'>"
+    return f"<figure style='width:{PICTURE_WIDTH}px;margin:0'><figcaption>{said}</figcaption>{shown}{scored}</figure>"
+
+
+def _legend(row: Pictures, names: list[str]) -> str:
+    """The colours and the hatching of the classes in the masks of a row; and the ends of the maps, dark and bright."""
+    masks = [picture.mask for picture in row.values() if isinstance(picture, Masked)]
+    values = [v for v in np.unique(np.concatenate([m.ravel() for m in masks])) if 0 < v <= len(names)] if masks else []
+    side = palette.REFERENCE // 5
+    samples = {names[v - 1]: colourise(np.full((side // 2, side), v, np.uint8)) for v in values}
+    if any(isinstance(picture, np.ndarray) and picture.ndim == 2 for picture in row.values()):
+        samples["0 to 1"] = _rgb(np.tile(np.linspace(0, 1, 3 * side), (side // 2, 1)))
+    shown = "".join(
+        f"<span style='margin-right:1em'><img src='data:image/png;base64,{base64.b64encode(_png(sample)).decode()}'> "
+        f"{html.escape(name)}</span>"
+        for name, sample in samples.items()
+    )
+    return f"<p>{shown}</p>"
+
+
+def _picture(picture: np.ndarray | Masked) -> np.ndarray:
+    return overlay(*picture) if isinstance(picture, Masked) else picture
+
+
+def _png(picture: np.ndarray) -> bytes:
+    _, encoded = cv2.imencode(".png", _rgb(picture)[..., ::-1])
     return encoded.tobytes()
 
 
@@ -109,102 +183,3 @@ def _rgb(picture: np.ndarray) -> np.ndarray:
     if picture.dtype == np.uint8:
         return colourise(picture)
     return (255 * plt.get_cmap(HEAT)(picture)[..., :3]).astype(np.uint8)
-
-
-def saliency_explorer(run: Run) -> ipywidgets.VBox | Figure:
-    """Single maps, before any subtraction: image, class by its rank, layer, guided or plain back-propagation, size.
-
-    Raises:
-        WorkbookError: notebook 02 has not extracted the maps.
-    """
-    saved, config = SavedMaps(run), run.profile.saliency
-    layers = tuple(itertools.chain(*layer_groups(run.profile)))
-    ranks = range(min(run.profile.subtraction.min_candidates, run.devkit.num_classes))
-    controls: Controls = {
-        "image": {image_id: saved.of(image_id) for image_id in run.example_ids},
-        "rank": {str(rank + 1): rank for rank in ranks},
-        "layer": {layer: layer for layer in layers},
-        "gradient": {"guided": True, "plain": False},
-        "size": {str(size): size for size in config.sizes},
-    }
-    start = {name: next(iter(choices)) for name, choices in controls.items()} | {"size": str(config.sizes[-1])}
-    middle = {"layer": layers[len(layers) // 2]}
-    changes: list[Setting] = [
-        {},
-        middle,
-        {"layer": layers[-1]},
-        middle | {"gradient": "plain"},
-        middle | {"size": str(config.sizes[0])},
-    ]
-    draw = partial(_saliency_pictures, run.devkit.classes)
-    return explorer(draw, controls, [start | change for change in changes])
-
-
-def _saliency_pictures(
-    names: Sequence[str], image: ImageMaps, rank: int, layer: str, gradient: bool, size: int
-) -> Pictures:
-    raw = image.raw(gradient, size, [layer])[0][rank : rank + 1]
-    heat = torch.tanh(3 * normalise(raw))[0].numpy()
-    chosen = image.ranking[rank]
-    title = f"{names[chosen]} {image.probabilities[chosen]:.2f}"
-    return {"image": image.image, title: heat, "over the image": heat_overlay(image.image, heat)}
-
-
-def subtraction_explorer(run: Run) -> ipywidgets.VBox | Figure:
-    """Class maps and the mask that they give without a CRF: image, alpha, N, blocks of layers, order of subtraction.
-
-    Raises:
-        WorkbookError: notebook 02 has not extracted the maps.
-    """
-    saved, profile = SavedMaps(run), run.profile
-    default, blocks = profile.subtraction, profile.saliency.blocks
-    runs = [blocks[i:j] for i in range(len(blocks)) for j in range(len(blocks), i, -1)]
-    controls: Controls = {
-        "image": {image_id: saved.of(image_id) for image_id in run.example_ids},
-        "alpha": {f"{alpha:g}": alpha for alpha in sorted({default.alpha, *profile.sweeps.alphas})},
-        "N": {str(n): n for n in sorted({0, default.min_candidates, *profile.sweeps.min_candidates})},
-        "blocks": {", ".join(map(str, run)): block_layers(profile.classifier, run) for run in runs},
-        "order": {order: order for order in ORDERS},
-    }
-    start = {name: next(iter(choices)) for name, choices in controls.items()}
-    start |= {"alpha": f"{default.alpha:g}", "N": str(default.min_candidates), "order": default.order}
-    last = {"alpha": list(controls["alpha"])[-1]}
-    changes: list[Setting] = [{}, last, {"N": "0"}, {"blocks": str(blocks[-1])}, {"order": "normalise_then_subtract"}]
-    draw = partial(_subtraction_pictures, profile, run.devkit.classes)
-    return explorer(draw, controls, [start | change for change in changes])
-
-
-def _subtraction_pictures(
-    profile: Profile, names: Sequence[str], image: ImageMaps, alpha: float, N: int, blocks: Layers, order: str
-) -> Pictures:
-    setting = dcsm_setting(profile, alpha=alpha, min_candidates=N, layers=blocks, order=order)
-    maps = image.saliency(setting)
-    heats = {names[chosen]: heat.numpy() for chosen, heat in zip(image.classes, maps, strict=True)}
-    mask = mask_from_saliency(image.image, maps, image.classes, None)
-    return {"image": image.image} | heats | {"mask": overlay(image.image, mask)}
-
-
-def crf_explorer(run: Run) -> ipywidgets.VBox | Figure:
-    """Masks before and after the CRF: image, and the five values, each around the profile's.
-
-    Raises:
-        WorkbookError: notebook 02 has not extracted the maps.
-    """
-    saved, profile = SavedMaps(run), run.profile
-    images = [saved.of(image_id) for image_id in run.example_ids]
-    maps = [image.saliency(dcsm_setting(profile)) for image in images]  # once, so that a slider repeats the CRF alone
-    controls: Controls = {"image": dict(zip(run.example_ids, zip(images, maps, strict=True), strict=True))}
-    for name in CRF_VALUES:
-        around = {getattr(profile.crf, name) * factor for factor in CRF_FACTORS}
-        values = sorted(around | {*getattr(profile.sweeps, f"crf_{name}")})
-        controls[name] = {f"{value:g}": value for value in values}
-    start = {name: f"{getattr(profile.crf, name):g}" for name in CRF_VALUES} | {"image": run.example_ids[0]}
-    changes: list[Setting] = [{}, *({name: list(controls[name])[-1]} for name in CRF_VALUES)]
-    return explorer(partial(_crf_pictures, profile.crf), controls, [start | change for change in changes])
-
-
-def _crf_pictures(base: CrfConfig, image: tuple[ImageMaps, torch.Tensor], **values: float) -> Pictures:
-    maps, saliency = image
-    configs = {"without CRF": None, "with CRF": replace(base, **values)}  # type: ignore[arg-type]
-    masks = {title: mask_from_saliency(maps.image, saliency, maps.classes, config) for title, config in configs.items()}
-    return {"image": maps.image} | {title: overlay(maps.image, mask) for title, mask in masks.items()}
