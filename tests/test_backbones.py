@@ -62,7 +62,7 @@ def test_every_later_network_is_built_on_any_backbone(architecture: str) -> None
         net = SegmentationNet(3, folded, channels=8, dilation=1)
         masks = torch.zeros(2, 32, 48, dtype=torch.uint8)
         assert StaticNet(net, 8).eval()(images, masks, masks).logits_k.shape == (2, 8, 12)
-        assert DynamicNet(net, 8).eval()(images).sub_scores.shape == (2, 4, 4, 6)
+        assert DynamicNet(net, 8).eval()(images).sub.scores.shape == (2, 4, 8, 12)
     groups = [stage.layers for stage in stages_of(model)]
     layers = [layer for group in groups for layer in group]
     maps = saliency_maps(prepare(folded), images, torch.tensor([[0, 2], [1, 0]]), layers)
