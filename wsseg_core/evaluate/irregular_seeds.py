@@ -15,14 +15,15 @@ of it.
 import zlib
 from collections.abc import Sequence
 from dataclasses import astuple, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from scipy import ndimage
-from tqdm import tqdm
 
 from wsseg_core.base.artifacts import ArtifactStore
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.parallel import FEW_IMAGES, parallel_map
 from wsseg_core.data.images import VOID
 from wsseg_core.data.masks import VocMasks
 from wsseg_core.data.run import Run
@@ -126,14 +127,18 @@ def irregular_pair(run: Run, irregularity: float) -> Pair:
     settings, folder = run.settings("evaluate.irregular_seeds", **own), run.artifacts("seeds")
     knowledge = ArtifactStore.create(folder / "rim", settings | {"irregularity": None}, NOTEBOOK)
     advice = ArtifactStore.create(folder / f"irregular{100 * irregularity:.0f}", settings, NOTEBOOK)
-    masks = VocMasks(run.devkit)
-    missing = dict.fromkeys([*knowledge.missing(run.train_ids), *advice.missing(run.train_ids)])
-    for image_id in tqdm(missing, desc="masks with made errors", mininterval=1.0):
-        truth = without_void(masks.mask(image_id))
-        rng = np.random.default_rng([run.seed, zlib.crc32(image_id.encode())])
-        knowledge.save(image_id, mask=with_rim(truth, ERRORS))
-        advice.save(image_id, mask=with_errors(truth, ERRORS, irregularity, rng))
+    missing = list(dict.fromkeys([*knowledge.missing(run.train_ids), *advice.missing(run.train_ids)]))
+    work = partial(_draw, run=run, irregularity=irregularity, knowledge=knowledge, advice=advice)
+    for _ in parallel_map(work, missing, description="masks with made errors", chunk=8, few=FEW_IMAGES):
+        pass
     return knowledge, advice
+
+
+def _draw(image_id: str, run: Run, irregularity: float, knowledge: ArtifactStore, advice: ArtifactStore) -> None:
+    truth = without_void(VocMasks(run.devkit).mask(image_id))
+    rng = np.random.default_rng([run.seed, zlib.crc32(image_id.encode())])
+    knowledge.save(image_id, mask=with_rim(truth, ERRORS))
+    advice.save(image_id, mask=with_errors(truth, ERRORS, irregularity, rng))
 
 
 def irregular_sweep(run: Run, levels: Sequence[float]) -> pd.DataFrame:
