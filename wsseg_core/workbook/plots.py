@@ -107,7 +107,7 @@ def show_rows(
             if r == 0 and c < len(column_titles):
                 axes.set_title(_words(column_titles[c]), fontsize=9)
             if c == 0 and r < len(row_titles):
-                axes.set_ylabel(_words(row_titles[r]), fontsize=9)
+                axes.set_ylabel(_words(row_titles[r], width=16), fontsize=8)  # a wide picture is not high
     return figure
 
 
@@ -134,9 +134,9 @@ def _grid(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Figure,
     return figure, grid
 
 
-def _words(name: str) -> str:
+def _words(name: str, width: int = 24) -> str:
     """What a row is called, in short lines."""
-    return "\n".join(textwrap.fill(line, 24, break_on_hyphens=False) for line in row_label(name).split("\n"))
+    return "\n".join(textwrap.fill(line, width, break_on_hyphens=False) for line in row_label(name).split("\n"))
 
 
 def _draw(axes: Axes, picture: np.ndarray) -> None:
