@@ -28,15 +28,13 @@ from wsseg_core.nets.static import StaticNet
 from wsseg_core.nets.vgg import FcnVgg16
 from wsseg_core.refine import static_stage
 from wsseg_core.refine.difference import Biases
+from wsseg_core.refine.mask_pairs import Pair, check_pair, mask_pair
 from wsseg_core.refine.static_stage import (
     NOTEBOOK,
-    Pair,
     StaticSetting,
-    check_pair,
     checkpoint_path,
     difference_maps,
     load_static,
-    mask_pair,
     open_refined,
     refine_image,
     refine_masks,

@@ -105,8 +105,9 @@ def _network_scores(run: Run, setting: SelfTrainingSetting) -> dict[str, Scores]
     own = self_training_run(run)
     scores: dict[str, Scores] = {}
     for epoch in range(1, run.profile.self_training.epochs + 1):
-        (made,) = _score_network(own, network_name(setting, epoch)).values()
-        scores[f"net_{labels_name(setting, epoch)}"] = replace(made, name=f"net_{labels_name(setting, epoch)}")
+        name = f"net_{labels_name(setting, epoch)}"
+        (made,) = _score_network(own, network_name(setting, epoch)).values()  # the first one has another name
+        scores[name] = replace(made, name=name)
     return scores
 
 

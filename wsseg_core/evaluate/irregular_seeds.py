@@ -8,8 +8,8 @@ of this is a result of weak supervision; it shows what the method can do where i
 - The advice lacks the rim of its objects, systematic too. A share of these errors, the irregularity, gives way to discs
   at random places: objects that are not there, holes, and parts under another class of the image.
 
-The advice is of about the same mean IoU at every irregularity; what it has is in the table beside what refinement makes
-of it.
+In each image the advice is about as far from the truth at every irregularity. Over all images together its mean IoU may
+differ; it is in the table beside what refinement makes of it.
 """
 
 import zlib
@@ -31,7 +31,8 @@ from wsseg_core.evaluate.change_regions import area_under_curve, change_counts
 from wsseg_core.evaluate.crf_search import tuning_ids
 from wsseg_core.evaluate.metrics import bootstrap_sums, confusion_matrix, mean_iou, percentile_interval
 from wsseg_core.nets.static import StaticNet
-from wsseg_core.refine.static_stage import NOTEBOOK, Pair, load_static, refine_image, static_settings, train_static
+from wsseg_core.refine.mask_pairs import Pair
+from wsseg_core.refine.static_stage import NOTEBOOK, load_static, refine_image, static_settings, train_static
 
 ERRORS = 0.3  # pixels of a rim, as a share of those of the objects
 RADII = (0.02, 0.05)  # of the discs, as shares of the longer side
@@ -137,7 +138,8 @@ def irregular_pair(run: Run, irregularity: float) -> Pair:
 def _draw(image_id: str, run: Run, irregularity: float, knowledge: ArtifactStore, advice: ArtifactStore) -> None:
     truth = without_void(VocMasks(run.devkit).mask(image_id))
     rng = np.random.default_rng([run.seed, zlib.crc32(image_id.encode())])
-    knowledge.save(image_id, mask=with_rim(truth, ERRORS))
+    if not knowledge.has(image_id):  # it is that of every irregularity
+        knowledge.save(image_id, mask=with_rim(truth, ERRORS))
     advice.save(image_id, mask=with_errors(truth, ERRORS, irregularity, rng))
 
 

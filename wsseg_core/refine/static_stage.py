@@ -21,14 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wsseg_core.affinity.seeds import SeedSetting, mask_settings, open_seed_masks, seed_setting
+from wsseg_core.affinity.seeds import mask_settings
 from wsseg_core.base.artifacts import ArtifactStore
 from wsseg_core.base.config import DifferenceConfig, Profile
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.base.parallel import FEW_IMAGES, parallel_map
 from wsseg_core.classify.classifier import load_classifier, load_trained, new_classifier
 from wsseg_core.classify.training import Hardware, fit
-from wsseg_core.data.images import VOID
 from wsseg_core.data.run import Run
 from wsseg_core.nets.segmentation import resize_masks, segmentation_loss
 from wsseg_core.nets.static import StaticNet
@@ -41,6 +40,7 @@ from wsseg_core.refine.difference import (
     seed_biases,
     training_biases,
 )
+from wsseg_core.refine.mask_pairs import Pair, check_pair, mask_pair, pair_settings
 from wsseg_core.segment.predictions import inference_sizes, input_size
 from wsseg_core.segment.retraining import (
     check_pseudo_labels,
@@ -52,7 +52,6 @@ from wsseg_core.segment.retraining import (
 )
 
 NOTEBOOK = "07_static_refinement"
-Pair = tuple[ArtifactStore, ArtifactStore]  # knowledge and advice
 INPUTS = ("both", "knowledge", "neither", "other_image")
 
 
@@ -104,56 +103,6 @@ def static_settings(profile: Profile) -> list[StaticSetting]:
     ]
 
 
-def mask_pair(run: Run) -> Pair:
-    """The masks of the training images that are merged: PSA's (knowledge), and the same after a CRF (advice).
-
-    Raises:
-        WorkbookError: they are missing, or were made under other settings.
-    """
-    knowledge, advice = (open_seed_masks(run, setting) for setting in _pair_settings(run.profile))
-    return knowledge, advice
-
-
-def _pair_settings(profile: Profile) -> tuple[SeedSetting, SeedSetting]:
-    return seed_setting(profile, "psa"), seed_setting(profile, "psa", crf=True)
-
-
-def check_pair(pair: Pair, ids: Sequence[str], class_names: Sequence[str]) -> None:
-    """Refuse two kinds of masks that cannot be compared, or from whose differences nothing can be learnt.
-
-    Args:
-        pair: see `mask_pair`.
-        ids: of the images.
-        class_names: of the C classes.
-
-    Raises:
-        WorkbookError: an image that one of them lacks, masks of different sizes, labels beyond C, a class that only one
-            of the two knows, or the same mask twice for every image.
-    """
-    for masks in pair:
-        check_pseudo_labels(masks, ids)
-    known, alike = [np.zeros(VOID + 1, bool) for _ in pair], True
-    names = " and ".join(masks.folder.name for masks in pair)
-    for image_id in ids:
-        both = [masks.load(image_id)["mask"] for masks in pair]
-        if both[0].shape != both[1].shape:
-            sizes = " and ".join(str(mask.shape) for mask in both)
-            raise WorkbookError(f"{image_id}: the masks of {names} are {sizes}; make both at the size of the image")
-        for labels, mask in zip(known, both, strict=True):
-            labels[mask] = True
-        alike = alike and np.array_equal(both[0], both[1])
-    if alike:
-        raise WorkbookError(f"{names} are the same for every image, so that no change can be learnt; give two kinds")
-    if beyond := np.flatnonzero((known[0] | known[1])[len(class_names) + 1 : VOID]).tolist():
-        wrong = beyond[0] + len(class_names) + 1
-        raise WorkbookError(
-            f"{names} hold the label {wrong}, but there are {len(class_names)} classes; draw them again"
-        )
-    if single := np.flatnonzero((known[0] != known[1])[1 : len(class_names) + 1]).tolist():
-        name = class_names[single[0]]
-        raise WorkbookError(f"only one of {names} knows the class {name!r}; make both with the same classes")
-
-
 def train_static(run: Run, exclusion: bool = True, devices: int = 1, pair: Pair | None = None) -> list[dict[str, Any]]:
     """Train segmentation and difference detection on the run's training images, or resume where a run stopped.
 
@@ -174,10 +123,11 @@ def train_static(run: Run, exclusion: bool = True, devices: int = 1, pair: Pair 
             `check_pair`.
     """
     config, common, masks = run.profile.segmentation, run.profile.classifier, pair or mask_pair(run)
-    for kind in masks:
-        check_pseudo_labels(kind, run.train_ids)
     if pair:
         check_pair(pair, run.train_ids, run.devkit.classes)
+    else:  # its two come from one stage, and may be alike
+        for kind in masks:
+            check_pseudo_labels(kind, run.train_ids)
     model, settings = _new_net(run, load_classifier(run)), training_settings(run, exclusion, pair)
     path = checkpoint_path(run, exclusion, pair)
     ArtifactStore.create(path.parent, settings, NOTEBOOK)
@@ -228,7 +178,7 @@ def training_settings(run: Run, exclusion: bool = True, pair: Pair | None = None
     if pair:
         knowledge, advice = (masks.record["settings"] for masks in pair)
     else:
-        knowledge, advice = (mask_settings(run, setting) for setting in _pair_settings(run.profile))
+        knowledge, advice = (mask_settings(run, setting) for setting in pair_settings(run.profile))
     difference = run.profile.difference
     own = {"exclusion": exclusion, "channels": difference.channels, "stride": difference.stride}
     return network_settings(run) | {

@@ -79,7 +79,7 @@ SECTIONS = (
     Section("Static refinement of errors that were made", "07_irregularity",
             {"irregularity": "{irregularity:.2f}", "K": "{K}", "A": "{A}", "no detector": "{no detector}",
              "refined": "{refined}", "beyond the better": OURS, "area under the curve": "{AUC:.3f}"},
-            "Both masks were made from true masks, with as many errors; nothing of this is weakly supervised."),
+            "Both masks were made from true masks; nothing of this is weakly supervised."),
     Section("Networks on seeds, with CRF", "10_ssdd_networks", BESIDE),
     Section("Dynamic refinement, with CRF", "10_ssdd_dynamic", BESIDE),
     Section("Ablations of the dynamic stage", "08_ablations",

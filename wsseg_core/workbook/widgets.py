@@ -61,6 +61,16 @@ def examples_first(run: Run, train: bool = False) -> list[str]:
     return list(dict.fromkeys([*shown, *ids]))
 
 
+def numbers(*values: float) -> dict[str, float]:
+    """Choices of a control: each number once, from the smallest, under the label that `short` gives it."""
+    return {short(value): value for value in sorted({*values})}
+
+
+def short(value: float) -> str:
+    """A number as a control shows it."""
+    return f"{value:g}"
+
+
 def explorer(
     run: Run, ids: Sequence[str], draw: Callable[..., Pictures], controls: Controls, panel: Sequence[Setting]
 ) -> ipywidgets.VBox | Figure:

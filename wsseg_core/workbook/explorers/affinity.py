@@ -12,7 +12,7 @@ from wsseg_core.affinity.psa import load_affinity, pixels_per_position, walker
 from wsseg_core.data.run import Run
 from wsseg_core.nets.folding import fold_batch_norm
 from wsseg_core.saliency.subtraction import background
-from wsseg_core.workbook.widgets import Controls, Masked, Pictures, Setting, examples_first, explorer
+from wsseg_core.workbook.widgets import Controls, Masked, Pictures, Setting, examples_first, explorer, numbers, short
 
 ALPHAS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 BETAS = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -28,10 +28,8 @@ def walk_explorer(run: Run) -> ipywidgets.VBox | Figure:
     cams, net, affinity = open_cams(run), fold_batch_norm(load_affinity(run)), run.profile.affinity
     own = {"alpha": run.profile.cam.alpha, "beta": affinity.beta, "steps": affinity.walk_steps}
     choices = {"alpha": ALPHAS, "beta": BETAS, "steps": STEPS}
-    controls: Controls = {
-        name: {f"{value:g}": value for value in sorted({*values, own[name]})} for name, values in choices.items()
-    }
-    start = {name: f"{value:g}" for name, value in own.items()}
+    controls: Controls = {name: numbers(*values, own[name]) for name, values in choices.items()}
+    start = {name: short(value) for name, value in own.items()}
     changes: list[Setting] = [{}, {"steps": "4"}, {"steps": "1024"}, {"alpha": "32"}, {"beta": "1"}]
 
     def draw(image_id: str, alpha: float, beta: float, steps: int) -> Pictures:

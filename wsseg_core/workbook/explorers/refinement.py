@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from wsseg_core.data.run import Run
 from wsseg_core.refine import dynamic_stage, static_stage
 from wsseg_core.refine.difference import Biases, collapsed, refine, seed_biases
-from wsseg_core.workbook.widgets import Controls, Masked, Pictures, Setting, examples_first, explorer
+from wsseg_core.workbook.widgets import Controls, Masked, Pictures, Setting, examples_first, explorer, numbers, short
 
 ADVICE = (-1.5, -0.4, 0.0, 0.1, 0.4, 1.5)
 OTHERS = (0.0, 0.1, 0.5, 1.0)
@@ -25,10 +25,8 @@ def static_explorer(run: Run) -> ipywidgets.VBox | Figure:
     net, setting = static_stage.load_static(run), static_stage.static_setting(run.profile)
     own = vars(seed_biases(run.profile.difference))
     choices = {"advice": ADVICE, "background": OTHERS, "survival": OTHERS}
-    controls: Controls = {
-        name: {f"{value:g}": value for value in sorted({*values, own[name]})} for name, values in choices.items()
-    }
-    start = {name: f"{own[name]:g}" for name in choices}
+    controls: Controls = {name: numbers(*values, own[name]) for name, values in choices.items()}
+    start = {name: short(own[name]) for name in choices}
     changes: list[Setting] = [{}, {"advice": "1.5"}, {"advice": "-1.5"}, {"background": "1"}, {"survival": "0"}]
 
     @lru_cache(maxsize=4)  # one look at the image serves all biases

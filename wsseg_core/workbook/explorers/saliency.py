@@ -16,7 +16,7 @@ from wsseg_core.saliency.dcsm import ImageMaps, SavedMaps, dcsm_setting, mask_fr
 from wsseg_core.saliency.extraction import block_layers, layer_groups
 from wsseg_core.saliency.subtraction import ORDERS, normalise
 from wsseg_core.workbook.plots import heat_overlay
-from wsseg_core.workbook.widgets import Controls, Masked, Pictures, Setting, examples_first, explorer
+from wsseg_core.workbook.widgets import Controls, Masked, Pictures, Setting, examples_first, explorer, numbers, short
 
 CRF_FACTORS = (0.25, 0.5, 1, 2, 4)  # times the value of the profile
 
@@ -78,13 +78,13 @@ def subtraction_explorer(run: Run) -> ipywidgets.VBox | Figure:
     default, blocks = profile.subtraction, profile.saliency.blocks
     runs = [blocks[i:j] for i in range(len(blocks)) for j in range(len(blocks), i, -1)]
     controls: Controls = {
-        "alpha": {f"{alpha:g}": alpha for alpha in sorted({default.alpha, *profile.sweeps.alphas})},
-        "N": {str(n): n for n in sorted({0, default.min_candidates, *profile.sweeps.min_candidates})},
+        "alpha": numbers(default.alpha, *profile.sweeps.alphas),
+        "N": numbers(0, default.min_candidates, *profile.sweeps.min_candidates),
         "blocks": {", ".join(map(str, run)): block_layers(profile.classifier, run) for run in runs},
         "order": {order: order for order in ORDERS},
     }
     start = {name: next(iter(choices)) for name, choices in controls.items()}
-    start |= {"alpha": f"{default.alpha:g}", "N": str(default.min_candidates), "order": default.order}
+    start |= {"alpha": short(default.alpha), "N": short(default.min_candidates), "order": default.order}
     last = {"alpha": list(controls["alpha"])[-1]}
     changes: list[Setting] = [{}, last, {"N": "0"}, {"blocks": str(blocks[-1])}, {"order": "normalise_then_subtract"}]
     draw = partial(_subtraction_pictures, _reader(run), profile, run.devkit.classes)
@@ -117,10 +117,9 @@ def crf_explorer(run: Run) -> ipywidgets.VBox | Figure:
     read, profile = _reader(run), run.profile
     controls: Controls = {}
     for name in CRF_VALUES:
-        around = {getattr(profile.crf, name) * factor for factor in CRF_FACTORS}
-        values = sorted(around | {*getattr(profile.sweeps, f"crf_{name}")})
-        controls[name] = {f"{value:g}": value for value in values}
-    start = {name: f"{getattr(profile.crf, name):g}" for name in CRF_VALUES}
+        around = (getattr(profile.crf, name) * factor for factor in CRF_FACTORS)
+        controls[name] = numbers(*around, *getattr(profile.sweeps, f"crf_{name}"))
+    start = {name: short(getattr(profile.crf, name)) for name in CRF_VALUES}
     changes: list[Setting] = [{}, *({name: list(controls[name])[-1]} for name in CRF_VALUES)]
 
     @lru_cache(maxsize=1)  # so that a slider repeats the CRF alone
