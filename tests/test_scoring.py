@@ -19,7 +19,6 @@ from wsseg_core.evaluate import scoring
 from wsseg_core.evaluate.metrics import confusion_matrix, mean_iou
 from wsseg_core.evaluate.scoring import crf_text, read_scores, score_parts, score_reliability, score_settings
 from wsseg_core.saliency.dcsm import ImageMaps, dcsm_setting, mask_from_saliency
-from wsseg_core.workbook import widgets
 
 STRONG = CrfConfig(w1=8.0, gamma_beta=60.0, iterations=3)
 
@@ -48,7 +47,6 @@ def run(tiny_devkit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> R
     profile = load_profile("smoke")
     data = replace(profile.data, source="voc", devkit=str(tiny_devkit))
     monkeypatch.setattr(scoring, "SavedMaps", MadeUpMaps)
-    monkeypatch.setattr(widgets, "SavedMaps", MadeUpMaps)
     return Run(replace(profile, data=data), 0, tmp_path / "results")
 
 
@@ -152,22 +150,3 @@ def test_part_recall_counts_the_pixels_of_each_part_drawn_in_the_right_class(run
             assert line["ours"] == pytest.approx(100 * right[part] / total[part])
             assert 0 <= line["low"] <= line["high"] <= 100
     assert table["ours"].max() > 0
-
-
-def test_headless_the_explorer_of_the_crf_shows_each_value_turned_up(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(widgets.HEADLESS, "1")
-    figure = widgets.crf_explorer(run)
-    first, *others = [axes.get_ylabel() for axes in figure.axes[::3]]
-    assert first.split("\n") == ["w1 1", "w2 1", "gamma alpha 30", "gamma beta 10", "gamma gamma 3"]
-    assert [title.rsplit(" ", 1)[0] for title in others] == ["w1", "w2", "gamma alpha", "gamma beta", "gamma gamma"]
-
-
-def test_a_slider_changes_the_mask_and_only_the_mask(run: Run) -> None:
-    maps = MadeUpMaps(run).of(run.val_ids[1])
-    saliency = maps.saliency(dcsm_setting(run.profile))
-    row = widgets._crf_pictures(run.profile.crf, (maps, saliency), w1=1.0)
-    turned = widgets._crf_pictures(run.profile.crf, (maps, saliency), w1=20.0, gamma_beta=200.0)
-    assert list(row) == ["image", "without CRF", "with CRF"]
-    for title in ("image", "without CRF"):
-        np.testing.assert_array_equal(row[title], turned[title])
-    assert (row["with CRF"] != turned["with CRF"]).any()

@@ -256,3 +256,21 @@ def test_headless_the_explorers_show_one_change_a_row(run: Run, make) -> None:
     first, *others = [axes.get_ylabel() for axes in make(run).axes if axes.get_ylabel()]
     assert len(others) == 4
     assert first.count("\n") > max(other.count("\n") for other in others)
+
+
+@pytest.mark.usefixtures("headless")
+def test_headless_the_explorer_of_the_crf_shows_each_value_turned_up(run: Run) -> None:
+    first, *others = [axes.get_ylabel() for axes in crf_explorer(run).axes if axes.get_ylabel()]
+    assert first.split("\n") == ["w1 1", "w2 1", "gamma alpha 30", "gamma beta 10", "gamma gamma 3"]
+    assert [title.rsplit(" ", 1)[0] for title in others] == ["w1", "w2", "gamma alpha", "gamma beta", "gamma gamma"]
+
+
+@pytest.mark.usefixtures("at_the_screen")
+def test_the_values_of_the_crf_change_its_mask_and_nothing_else(run: Run) -> None:
+    box = crf_explorer(run)
+    image, without, refined = shown(box)[:3]
+    for name in ("w1", "gamma_beta"):
+        selectors(box)[name].index = len(selectors(box)[name].options) - 1
+    turned = shown(box)[:3]
+    np.testing.assert_array_equal(turned[:2], [image, without])
+    assert (turned[2] != refined).any()
