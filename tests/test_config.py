@@ -19,7 +19,7 @@ def write(tmp_path: Path):
     return profile
 
 
-@pytest.mark.parametrize("name", ["smoke", "toy", "voc"])
+@pytest.mark.parametrize("name", ["animals", "demo", "smoke", "study", "toy", "voc"])
 def test_shipped_profiles_load_under_their_own_name(name: str):
     assert name in available_profiles()
     assert load_profile(name).name == name
@@ -122,5 +122,5 @@ def test_a_file_in_another_encoding_is_told_in_one_line(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["tiny", "nowhere/mine.toml", ""])
 def test_an_unknown_profile_names_those_there_are(name: str):
-    with pytest.raises(WorkbookError, match=r"no profile .*smoke, toy, voc"):
+    with pytest.raises(WorkbookError, match=r"no profile .*smoke, study, toy, voc"):
         load_profile(name)

@@ -173,7 +173,7 @@ def test_the_baseline_is_the_plain_gradient_at_the_image(maps: ImageMaps) -> Non
 
 
 def test_the_method_takes_its_values_from_the_profile() -> None:
-    profile = load_profile("toy")
+    profile = load_profile("study")
     setting = dcsm_setting(profile, crf=True, alpha=5.0)
     assert (setting.sizes, setting.min_candidates) == (profile.saliency.sizes, 3)
     assert setting.layers == block_layers(VGG16, (3, 4, 5))

@@ -177,7 +177,7 @@ def test_settings_that_make_no_sense_are_refused(setting: ForwardSetting, change
 
 
 def test_the_method_takes_its_values_from_the_profile() -> None:
-    profile = load_profile("toy")
+    profile = load_profile("study")
     setting = forward_setting(profile, "fcn+gbp", crf=True)
     assert (setting.class_map, setting.combination, setting.foreground) == ("softmax", "product", "saliency")
     assert (setting.sizes, setting.crf, setting.prior) == ((102, 128, 154), profile.crf, True)

@@ -24,7 +24,7 @@ from wsseg_core.evaluate.scoring import score_settings
 from wsseg_core.evaluate.stages import stage_scores
 from wsseg_core.evaluate.stored_masks import StoredMasks, StoredSetting
 from wsseg_core.refine import dynamic_stage, static_stage
-from wsseg_core.refine.dynamic_stage import dynamic_settings, training_settings
+from wsseg_core.refine.dynamic_stage import dynamic_settings, pair_settings, training_settings
 from wsseg_core.refine.static_stage import static_settings
 from wsseg_core.saliency import dcsm_seeds
 from wsseg_core.saliency.dcsm import dcsm_setting
@@ -32,6 +32,7 @@ from wsseg_core.segment.predictions import SegmentationMaps, extract_predictions
 from wsseg_core.segment.retraining import network_folder, network_settings, new_network
 
 STATIC, DYNAMIC = static_stage.NOTEBOOK, dynamic_stage.NOTEBOOK
+PAIR = ("pair_knowledge", "pair_advice", "pair_static", "pair_no_detector")
 
 
 class MadeUpSeeds:
@@ -84,16 +85,22 @@ def write_run(run: Run) -> None:
     stores = {name: write_masks(run, name, STATIC) for name in names}
     rows = [StoredSetting(f"{name}_seed", name) for name in names]
     score_settings(run, "07_seeds", run.train_ids, "train", rows, STATIC, StoredMasks(run, stores))
+    pair = {name: write_masks(run, name, STATIC) for name in PAIR}
+    rows = [StoredSetting(f"{name}_seed", name) for name in PAIR]
+    score_settings(run, "07_pair_seeds", run.train_ids, "train", rows, STATIC, StoredMasks(run, pair))
     for name, row in (("psa", "net_psa"), ("psa_crf", "net_psa_crf_seeds")):
         masks = write_masks(run, name, cam.NOTEBOOK)
         write_network(run, name, row, cam.NOTEBOOK, network_settings(run) | {"masks": masks.record})
     stores["supervised"] = write_masks(run, "supervised", STATIC)
-    for name, masks in (("static", "static"), ("dcsm_seeds", "dcsm_crf"), ("supervised", "supervised")):
-        write_network(run, name, f"net_{name}", STATIC, network_settings(run) | {"masks": stores[masks].record})
-    start = ArtifactStore.open(network_folder(run, "static"), STATIC)
-    for setting in dynamic_settings(run.profile):
-        settings = training_settings(run, setting) | {"masks": stores["static"].record, "start": start.record}
-        write_network(run, setting.name, f"net_{setting.name}", DYNAMIC, settings)
+    learnt = {"static": stores["static"], "dcsm_seeds": stores["dcsm_crf"], "supervised": stores["supervised"]}
+    for name, store in (learnt | {"pair_static": pair["pair_static"]}).items():
+        write_network(run, name, f"net_{name}", STATIC, network_settings(run) | {"masks": store.record})
+    own, other = dynamic_settings(run.profile), pair_settings()
+    for start, masks, settings in (("static", stores["static"], own), ("pair_static", pair["pair_static"], other)):
+        record = ArtifactStore.open(network_folder(run, start), STATIC).record
+        for setting in settings:
+            wanted = training_settings(run, setting) | {"masks": masks.record, "start": record}
+            write_network(run, setting.name, f"net_{setting.name}", DYNAMIC, wanted)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -105,6 +112,7 @@ def made_up() -> Iterator[None]:
         patch.setattr(stages, "SavedMaps", MadeUpMaps)
         patch.setattr(stages, "SeedMaps", MadeUpSeeds)
         patch.setattr(stages, "open_refined", lambda run, setting: open_masks(run, setting.name))
+        patch.setattr(stages, "pair_masks", lambda run: {name: open_masks(run, name) for name in PAIR})
         yield
 
 

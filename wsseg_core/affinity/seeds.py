@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsseg_core.affinity.cam import NOTEBOOK, input_sizes, load_cams, open_cams
+from wsseg_core.affinity.cam import NOTEBOOK, input_sizes, load_cams, map_settings, open_cams
 from wsseg_core.affinity.pairs import upsample, with_background
 from wsseg_core.affinity.psa import draw, open_walks, pixels_per_position, walk_settings
 from wsseg_core.base.artifacts import ArtifactStore
@@ -72,6 +72,10 @@ def seed_settings(profile: Profile) -> list[SeedSetting]:
 class SeedMaps:
     """The maps of all images of a run, opened and checked once; a `scoring.Source`.
 
+    Args:
+        run: the run.
+        walked: also those after the walk; without them only seeds of kind "cam" can be drawn.
+
     Attributes:
         devkit: the data set.
         known_labels: True; the image-level labels decide which classes are drawn (seed protocol).
@@ -83,18 +87,20 @@ class SeedMaps:
 
     known_labels = True
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, walked: bool = True) -> None:
         self.devkit, self.walk_alpha = run.devkit, run.profile.cam.alpha
         self.stride = partial(pixels_per_position, run)
-        self.depends_on: Mapping[str, Any] = {"walks": walk_settings(run)}
-        self.cams, self.walks = open_cams(run), open_walks(run)
+        self.depends_on: Mapping[str, Any] = {"walks": walk_settings(run)} if walked else {"cams": map_settings(run)}
+        self.cams, self.walks = open_cams(run), open_walks(run) if walked else None
 
     def of(self, image_id: str) -> "ImageSeeds":
         """The maps of one image."""
         image = self.devkit.image(image_id)
         classes, cam = load_cams(self.cams, image_id, image.shape[:2])
-        stride = self.stride(image.shape[:2])
-        walked = upsample(torch.from_numpy(self.walks.load(image_id)["walked"]), stride, image.shape[:2])
+        walked = None
+        if self.walks:
+            stored = torch.from_numpy(self.walks.load(image_id)["walked"])
+            walked = upsample(stored, self.stride(image.shape[:2]), image.shape[:2])
         return ImageSeeds(image, self.devkit.labels(image_id).astype(np.float32), classes, cam, walked, self.walk_alpha)
 
 
@@ -107,7 +113,7 @@ class ImageSeeds:
         probabilities: float32 (C,), of the classes in the image; known, so 0 or 1.
         classes: int64 (K,), indices of the known classes.
         cam: float32 (K, H, W) in [0, 1].
-        walked: float32 (1 + K, H, W) in [0, 1], the background first.
+        walked: float32 (1 + K, H, W) in [0, 1], the background first; None where the walks were not opened.
         walk_alpha: of the background score from which the walk started.
     """
 
@@ -115,14 +121,14 @@ class ImageSeeds:
     probabilities: np.ndarray
     classes: np.ndarray
     cam: Tensor
-    walked: Tensor
+    walked: Tensor | None
     walk_alpha: float
 
     def maps(self, setting: SeedSetting) -> Tensor:
         """What the CRF starts from, float32 (1 + K, H, W) in [0, 1], the background first.
 
         Raises:
-            WorkbookError: another α for "psa" than that of the walk.
+            WorkbookError: for "psa" another α than that of the walk, or no walks.
         """
         if setting.kind == "cam":
             return with_background(self.cam, setting.alpha)
@@ -131,6 +137,8 @@ class ImageSeeds:
                 f"{setting.name}: alpha = {setting.alpha:g}, but the walk started from {self.walk_alpha:g}; "
                 f"change cam.alpha in the profile and run notebook {NOTEBOOK} again"
             )
+        if self.walked is None:
+            raise WorkbookError(f"{setting.name}: opened without the walks; use SeedMaps(run, walked=True)")
         return self.walked
 
     def label_probabilities(self, setting: SeedSetting) -> np.ndarray:
@@ -170,23 +178,36 @@ def seed_masks(run: Run, ids: Sequence[str], setting: SeedSetting, workers: int 
     Raises:
         WorkbookError: maps are missing, or were made under other settings.
     """
-    maps = SeedMaps(run)
+    maps = SeedMaps(run, walked=setting.kind == "psa")
     store = ArtifactStore.create(_mask_folder(run, setting), mask_settings(run, setting), NOTEBOOK)
-    work = partial(_draw_image, maps=maps, setting=setting, store=store)
-    for _ in parallel_map(
-        work, store.missing(ids), description=f"masks ({setting.name})", workers=workers, few=FEW_IMAGES
-    ):
-        pass
+    draw_masks(store, ids, maps, setting, workers)
     return store
 
 
-def _draw_image(image_id: str, maps: SeedMaps, setting: SeedSetting, store: ArtifactStore) -> None:
+def draw_masks(store: ArtifactStore, ids: Sequence[str], maps: Any, setting: Any, workers: int | None = None) -> None:
+    """Write the masks of images from maps of any kind; images that are on disk already are left alone.
+
+    Args:
+        store: open for writing. Of every image: `mask`, uint8 (H, W).
+        ids: images.
+        maps: a `scoring.Source`.
+        setting: what its images take for a setting.
+        workers: processes; all cores when left out.
+    """
+    work = partial(_draw_image, maps=maps, setting=setting, store=store)
+    description = f"masks ({store.folder.name})"
+    for _ in parallel_map(work, store.missing(ids), description=description, workers=workers, few=FEW_IMAGES):
+        pass
+
+
+def _draw_image(image_id: str, maps: Any, setting: Any, store: ArtifactStore) -> None:
     store.save(image_id, mask=maps.of(image_id).mask(setting))
 
 
 def mask_settings(run: Run, setting: SeedSetting) -> dict[str, Any]:
     """What the masks depend on."""
-    return walk_settings(run) | {"seeds": asdict(setting)}
+    maps = walk_settings(run) if setting.kind == "psa" else map_settings(run)
+    return maps | {"seeds": asdict(setting)}
 
 
 def _mask_folder(run: Run, setting: SeedSetting) -> Path:

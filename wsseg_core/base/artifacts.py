@@ -8,6 +8,7 @@ exists under its own name is whole; a killed run finds what it had and computes 
 import json
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,19 @@ from wsseg_core.base.files import plain, write_atomically, write_json
 SETTINGS_FILE = "settings.json"
 
 
+@dataclass(frozen=True)
 class ArtifactStore:
     """Per-image arrays of one stage.
 
     Use `create` in the stage that makes them and `open` in the stages that read them.
+
+    Attributes:
+        folder: where they lie; stores of one folder are the same store.
+        record: `made_by`, the notebook, and `settings`, what their content depends on.
     """
 
-    def __init__(self, folder: Path, record: Mapping[str, Any]) -> None:
-        self.folder = folder
-        self.record = record
+    folder: Path
+    record: Mapping[str, Any] = field(compare=False)
 
     @classmethod
     def create(cls, folder: Path, settings: Mapping[str, Any], made_by: str) -> "ArtifactStore":

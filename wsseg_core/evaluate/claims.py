@@ -24,6 +24,9 @@ CRF, as published, except `dcsm` and `simonyan`. In `net_psa_crf` it is the CRF 
     static_seed, static_no_bias_seed, ...      PSA's masks without and with CRF, refined; ablations of the refinement
     static_no_detector_seed, static_other_image_seed   by the biases alone; with answers for another image
     dcsm_crf_seed                              masks of DCSM with CRF, labels known
+    pair_knowledge_seed, pair_advice_seed      the two masks of the pair that was chosen among several
+    pair_static_seed, pair_no_detector_seed    the same, refined; by the biases alone
+    net_pair_static, net_pair_dynamic, ...     networks from `pair_static_seed`; static, dynamic, and its control
     net_static, net_dcsm_seeds, ..._crf        networks trained on `static_seed` and on `dcsm_crf_seed`; the same
     net_supervised, ..._crf                    network trained on true masks, the upper bound; the same
     net_dynamic, net_dynamic_one_module, ..., ..._crf   dynamic stage and its ablations; the same
@@ -203,6 +206,12 @@ _STATIC = (
           "static_seed", ("static_no_exclusion_seed",), Relation.GREATER),
     Claim("static-both-inputs", "asking for the difference from both masks makes better seeds than from one",
           OWN_QUESTION, "static_seed", ("static_knowledge_seed",), Relation.GREATER),
+    Claim("pair-best", "refining the chosen pair beats both of its masks, and the biases alone", OWN_QUESTION,
+          "pair_static_seed", ("pair_knowledge_seed", "pair_advice_seed", "pair_no_detector_seed"), Relation.BEST_OF),
+    Claim("pair-own", "the chosen pair gives better seeds than SSDD's own", OWN_QUESTION,
+          "pair_static_seed", ("static_seed",), Relation.GREATER),
+    Claim("net-pair-static", "a network learns more from the seeds of the chosen pair than from SSDD's own",
+          OWN_QUESTION, "net_pair_static_crf", ("net_static_crf",), Relation.GREATER),
 )  # fmt: skip
 
 _DYNAMIC = (
@@ -219,6 +228,8 @@ _DYNAMIC = (
           "net_dynamic_crf", ("net_dynamic_seed_target_crf",), Relation.GREATER),
     Claim("dynamic-control", "what helps is the refinement, not the longer training", OWN_QUESTION,
           "net_dynamic_crf", ("net_dynamic_fixed_seed_crf",), Relation.GREATER),
+    Claim("pair-dynamic", "from the seeds of the chosen pair, too, what helps is the refinement", OWN_QUESTION,
+          "net_pair_dynamic_crf", ("net_pair_fixed_seed_crf",), Relation.GREATER),
 )  # fmt: skip
 
 _TALK = "talk on self-training, 2019"

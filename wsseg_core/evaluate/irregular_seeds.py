@@ -14,7 +14,7 @@ differ; it is in the table beside what refinement makes of it.
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import astuple, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -27,17 +27,15 @@ from wsseg_core.base.parallel import FEW_IMAGES, parallel_map
 from wsseg_core.data.images import VOID
 from wsseg_core.data.masks import VocMasks
 from wsseg_core.data.run import Run
-from wsseg_core.evaluate.change_regions import area_under_curve, change_counts
 from wsseg_core.evaluate.crf_search import tuning_ids
-from wsseg_core.evaluate.metrics import bootstrap_sums, confusion_matrix, mean_iou, percentile_interval
-from wsseg_core.nets.static import StaticNet
+from wsseg_core.evaluate.metrics import confusion_matrix, mean_iou
+from wsseg_core.evaluate.pair_trials import TRIAL_COLUMNS, pair_trials
 from wsseg_core.refine.mask_pairs import Pair
-from wsseg_core.refine.static_stage import NOTEBOOK, load_static, refine_image, static_settings, train_static
+from wsseg_core.refine.static_stage import NOTEBOOK
 
 ERRORS = 0.3  # pixels of a rim, as a share of those of the objects
 RADII = (0.02, 0.05)  # of the discs, as shares of the longer side
-MASKS = ("K", "A", "refined", "no detector")
-COLUMNS = ("irregularity", *MASKS, "ours", "low", "high", "AUC", "AUC low", "AUC high")
+COLUMNS = ("irregularity", *TRIAL_COLUMNS[1:])
 
 
 def without_void(truth: np.ndarray) -> np.ndarray:
@@ -151,39 +149,18 @@ def irregular_sweep(run: Run, levels: Sequence[float]) -> pd.DataFrame:
         levels: irregularities, 0 to 1.
 
     Returns:
-        One row a level, on the first training images. `irregularity`; mean IoU in percent of `K`, `A`, `refined` and
-        `no detector`, the biases alone; `ours`, the gain over the better of K and A in points, with its 95 % interval,
-        `low` and `high`; `AUC` of d^K - d^A as a sign that A is right, `AUC low` and `AUC high`. All NaN where the
-        training images have no masks.
+        One row a level: `irregularity`, and what `pair_trials` says of the pair. All NaN where the training images have
+        no masks.
     """
     masks = VocMasks(run.devkit)
     if all((masks.mask(image_id) == VOID).all() for image_id in tuning_ids(run)):
         return pd.DataFrame({"irregularity": levels}, columns=list(COLUMNS), dtype=float)
-    steps = run.profile.sweeps.irregular_steps
-    short = replace(run, profile=replace(run.profile, segmentation=replace(run.profile.segmentation, steps=steps)))
-    return pd.DataFrame([(level, *_level(short, level)) for level in levels], columns=list(COLUMNS))
+    short = shorter(run)
+    trials = pair_trials(short, {f"{level:g}": irregular_pair(run, level) for level in levels}, masks.mask)
+    return trials.drop(columns="pair").assign(irregularity=list(levels))[list(COLUMNS)]
 
 
-def _level(run: Run, irregularity: float) -> tuple[float, ...]:
-    pair = irregular_pair(run, irregularity)
-    train_static(run, pair=pair)
-    model, samples = load_static(run, pair=pair), run.profile.sweeps.bootstrap_samples
-    measured = [_measured(run, model, pair, image_id) for image_id in tuning_ids(run)]
-    confusions, gaps = (np.stack(values) for values in zip(*measured, strict=True))
-    values, draws = mean_iou(confusions.sum(0)), mean_iou(bootstrap_sums(confusions, samples, run.seed))
-    better = int(np.argmax(values[:2]))
-    gain = percentile_interval(values[2] - values[better], draws[:, 2] - draws[:, better])
-    drawn = area_under_curve(bootstrap_sums(gaps, samples, run.seed))
-    auc = percentile_interval(float(area_under_curve(gaps.sum(0))), drawn)
-    return *map(float, values), *astuple(gain), *astuple(auc)
-
-
-def _measured(run: Run, model: StaticNet, pair: Pair, image_id: str) -> tuple[np.ndarray, np.ndarray]:
-    """Confusions of `MASKS`, int64 (4, C+1, C+1), and the histograms of d^K - d^A of all pixels, int64 (2, BINS)."""
-    own, alone = (s for s in static_settings(run.profile) if s.name in ("static", "static_no_detector"))
-    refined, biases = (refine_image(run, model, setting, image_id, pair) for setting in (own, alone))
-    truth, classes = VocMasks(run.devkit).mask(image_id), run.devkit.num_classes
-    masks = (refined.knowledge, refined.advice, refined.mask, biases.mask)
-    gap = refined.d_k - refined.d_a
-    counts = change_counts(refined.knowledge, refined.advice, truth, gap, classes)[0]
-    return np.stack([confusion_matrix(truth, mask, classes) for mask in masks]), counts
+def shorter(run: Run) -> Run:
+    """The run whose networks train for `sweeps.irregular_steps`."""
+    segmentation = replace(run.profile.segmentation, steps=run.profile.sweeps.irregular_steps)
+    return replace(run, profile=replace(run.profile, segmentation=segmentation))

@@ -40,6 +40,10 @@ SEEDS = {
     "static_training_bias": "static seeds, bias of the dynamic stage",
     "static_no_detector": "static seeds, biases without a detector",
     "static_other_image": "static seeds, detector shown another image",
+    "pair_knowledge": "chosen pair, knowledge",
+    "pair_advice": "chosen pair, advice",
+    "pair_static": "chosen pair, refined",
+    "pair_no_detector": "chosen pair, biases without a detector",
 }
 NETWORKS = {
     "psa": "network on PSA seeds",
@@ -52,6 +56,9 @@ NETWORKS = {
     "dynamic_seed_target": "dynamic, second module against the seed",
     "dynamic_fixed_seed": "dynamic, seed fixed (control)",
     "dynamic_tuned_bias": "dynamic, b(0) chosen on train masks",
+    "pair_static": "network on the chosen pair's seeds",
+    "pair_dynamic": "dynamic, chosen pair",
+    "pair_fixed_seed": "dynamic, chosen pair, seed fixed (control)",
     "selftrain": "self-training from CAM seeds",
     "selftrain_first": "self-training, first epoch",
     "selftrain_psa": "self-training from PSA seeds",

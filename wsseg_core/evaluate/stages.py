@@ -8,10 +8,11 @@ from wsseg_core.affinity.seeds import SeedMaps
 from wsseg_core.base.artifacts import ArtifactStore
 from wsseg_core.data.run import Run
 from wsseg_core.evaluate.metrics import Scores
+from wsseg_core.evaluate.pair_trials import pair_masks
 from wsseg_core.evaluate.scoring import read_scores
 from wsseg_core.evaluate.stored_masks import StoredMasks
 from wsseg_core.refine import dynamic_stage, static_stage
-from wsseg_core.refine.dynamic_stage import dynamic_settings, training_settings
+from wsseg_core.refine.dynamic_stage import dynamic_settings, pair_settings, training_settings
 from wsseg_core.refine.static_stage import open_refined, static_settings
 from wsseg_core.saliency import dcsm_seeds
 from wsseg_core.saliency.dcsm import SavedMaps
@@ -33,6 +34,8 @@ def stage_scores(run: Run) -> dict[str, Scores]:
     known = SavedMaps(run, known_labels=True)
     scores |= read_scores(run, "06_dcsm_known", run.val_ids, cam.NOTEBOOK, known)
     scores |= read_scores(run, "07_seeds", run.train_ids, static_stage.NOTEBOOK, _refined(run))
+    pair = StoredMasks(run, pair_masks(run))
+    scores |= read_scores(run, "07_pair_seeds", run.train_ids, static_stage.NOTEBOOK, pair)
     for name, network, made_by, settings in _networks(run):
         ArtifactStore.open(network_folder(run, network), made_by, settings)
         scores |= read_scores(run, name, run.val_ids, made_by, SegmentationMaps(run, network, made_by))
@@ -59,10 +62,14 @@ def _networks(run: Run) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
         learnt_from["supervised"] = "supervised"
     for network, masks in learnt_from.items():
         yield f"07_net_{network}", network, static, _masks(run, masks, static)
-    start = ArtifactStore.open(network_folder(run, "static"), static).record
-    for setting in dynamic_settings(run.profile):
-        settings = training_settings(run, setting) | _masks(run, "static", static) | {"start": start}
-        yield f"08_net_{setting.name}", setting.name, dynamic, settings
+    refined = pair_masks(run)["pair_static"].record
+    yield "07_net_pair_static", "pair_static", static, {"masks": refined}
+    own = {"static": (dynamic_settings(run.profile), _masks(run, "static", static))}
+    for start, (settings, masks) in (own | {"pair_static": (pair_settings(), {"masks": refined})}).items():
+        record = ArtifactStore.open(network_folder(run, start), static).record
+        for setting in settings:
+            wanted = training_settings(run, setting) | masks | {"start": record}
+            yield f"08_net_{setting.name}", setting.name, dynamic, wanted
 
 
 def _masks(run: Run, name: str, made_by: str) -> dict[str, Any]:

@@ -60,6 +60,11 @@ def dynamic_settings(profile: Profile) -> list[DynamicSetting]:
     ]
 
 
+def pair_settings() -> list[DynamicSetting]:
+    """The stage and its control once more, from the refined masks of another pair (`other_pairs`)."""
+    return [DynamicSetting("pair_dynamic"), DynamicSetting("pair_fixed_seed", refinement=False)]
+
+
 def train_dynamic(
     run: Run,
     setting: DynamicSetting,

@@ -308,7 +308,11 @@ def _look(
 
 
 def refine_masks(
-    run: Run, settings: Sequence[StaticSetting], ids: Sequence[str], workers: int | None = None
+    run: Run,
+    settings: Sequence[StaticSetting],
+    ids: Sequence[str],
+    workers: int | None = None,
+    pair: Pair | None = None,
 ) -> dict[str, ArtifactStore]:
     """Write the merged masks of images, to learn from; images that are on disk already are left alone.
 
@@ -317,6 +321,7 @@ def refine_masks(
         settings: those that share a network share its one look at each image.
         ids: images.
         workers: processes, each with a network of its own (on a GPU, where there is one); all cores when left out.
+        pair: what the networks were trained on, if not on `mask_pair`.
 
     Returns:
         Stores by the names of the settings. Of every image: `mask`, uint8 (H, W), 0 background, c + 1 for class c.
@@ -324,47 +329,50 @@ def refine_masks(
     Raises:
         WorkbookError: no network or no masks to merge, or they were made under other settings.
     """
-    pair = mask_pair(run)
+    masks = pair or mask_pair(run)
     for exclusion in {setting.exclusion for setting in settings}:
-        load_static(run, exclusion)  # before a store is emptied
-    stores = {s: ArtifactStore.create(_folder(run, s), refined_settings(run, s), NOTEBOOK) for s in settings}
+        load_static(run, exclusion, pair=pair)  # before a store is emptied
+    stores = {}
+    for setting in settings:
+        wanted = refined_settings(run, setting, pair)
+        stores[setting] = ArtifactStore.create(_folder(run, setting, pair), wanted, NOTEBOOK)
     missing = [image_id for image_id in ids if not all(store.has(image_id) for store in stores.values())]
-    work = partial(_refine_and_save, run=run, pair=pair, stores=stores)
+    work = partial(_refine_and_save, run=run, pair=pair, masks=masks, stores=stores)
     for _ in parallel_map(work, missing, description="refined masks", workers=workers, chunk=8, few=FEW_IMAGES):
         pass
     return {setting.name: store for setting, store in stores.items()}
 
 
 def _refine_and_save(
-    image_id: str, run: Run, pair: Sequence[ArtifactStore], stores: Mapping[StaticSetting, ArtifactStore]
+    image_id: str, run: Run, pair: Pair | None, masks: Pair, stores: Mapping[StaticSetting, ArtifactStore]
 ) -> None:
     for exclusion in (True, False):
         wanted = [s for s, store in stores.items() if s.exclusion == exclusion and not store.has(image_id)]
         if wanted:
-            refined = _refine(run, _loaded(run, exclusion), pair, image_id, wanted)
+            refined = _refine(run, _loaded(run, exclusion, pair), masks, image_id, wanted)
             for setting, result in zip(wanted, refined, strict=True):
                 stores[setting].save(image_id, mask=result.mask)
 
 
 @lru_cache(maxsize=2)  # both networks for each worker, whatever the number of its images
-def _loaded(run: Run, exclusion: bool) -> StaticNet:
+def _loaded(run: Run, exclusion: bool, pair: Pair | None) -> StaticNet:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_static(run, exclusion).to(device).to(memory_format=torch.channels_last)
+    return load_static(run, exclusion, pair).to(device).to(memory_format=torch.channels_last)
 
 
-def refined_settings(run: Run, setting: StaticSetting) -> dict[str, Any]:
+def refined_settings(run: Run, setting: StaticSetting, pair: Pair | None = None) -> dict[str, Any]:
     """What the merged masks depend on."""
-    return training_settings(run, setting.exclusion) | {"refinement": asdict(setting)}
+    return training_settings(run, setting.exclusion, pair) | {"refinement": asdict(setting)}
 
 
-def _folder(run: Run, setting: StaticSetting) -> Path:
-    return run.artifacts("seeds") / setting.name
+def _folder(run: Run, setting: StaticSetting, pair: Pair | None) -> Path:
+    return run.artifacts("seeds") / "_".join([setting.name, *(masks.folder.name for masks in pair or ())])
 
 
-def open_refined(run: Run, setting: StaticSetting) -> ArtifactStore:
+def open_refined(run: Run, setting: StaticSetting, pair: Pair | None = None) -> ArtifactStore:
     """The masks that `refine_masks` wrote.
 
     Raises:
         WorkbookError: they are missing, or were made under other settings.
     """
-    return ArtifactStore.open(_folder(run, setting), NOTEBOOK, refined_settings(run, setting))
+    return ArtifactStore.open(_folder(run, setting, pair), NOTEBOOK, refined_settings(run, setting, pair))

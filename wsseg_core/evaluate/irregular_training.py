@@ -1,0 +1,64 @@
+"""When the dynamic stage pays: a sweep over seeds with made errors, from systematic to irregular.
+
+The dynamic stage of SSDD (Shimoda & Yanai, ICCV 2019) can gain only while its network knows more of the training images
+than the seeds that taught it: where their errors have no rule that could be learnt. The seeds here are the advice of
+`irregular_seeds`, *made from true masks*. Each is learnt, and the training goes on with refinement and, as a control,
+without it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import astuple, replace
+
+import pandas as pd
+
+from wsseg_core.data.images import VOID
+from wsseg_core.data.masks import VocMasks
+from wsseg_core.data.run import Run
+from wsseg_core.evaluate.crf_search import tuning_ids
+from wsseg_core.evaluate.irregular_seeds import irregular_pair, shorter
+from wsseg_core.evaluate.metrics import Scores, paired_bootstrap
+from wsseg_core.evaluate.scoring import score_settings
+from wsseg_core.refine.dynamic_stage import NOTEBOOK, dynamic_settings, load_dynamic, train_dynamic
+from wsseg_core.segment.predictions import SegmentationMaps, extract_predictions, segmentation_setting
+from wsseg_core.segment.retraining import train_segmentation
+
+NETWORKS = ("dynamic", "dynamic_fixed_seed")  # the stage, and its control
+COLUMNS = ("irregularity", "control", "dynamic", "ours", "low", "high")
+
+
+def dynamic_sweep(run: Run, levels: Sequence[float]) -> pd.DataFrame:
+    """Train the dynamic stage and its control from seeds of several irregularities.
+
+    Args:
+        run: the run; the networks that the stage starts from take `sweeps.irregular_steps`.
+        levels: irregularities, 0 to 1.
+
+    Returns:
+        One row a level. `irregularity`; mean IoU on val without a CRF, in percent, of the `control` and the `dynamic`
+        stage; `ours`, their difference in points, with its 95 % interval, `low` and `high`. All NaN where the training
+        images have no masks.
+    """
+    masks = VocMasks(run.devkit)
+    if all((masks.mask(image_id) == VOID).all() for image_id in tuning_ids(run)):
+        return pd.DataFrame({"irregularity": levels}, columns=list(COLUMNS), dtype=float)
+    rows = []
+    for level in levels:
+        dynamic, control = _level(shorter(run), level)
+        gain = paired_bootstrap(dynamic, control, run.profile.sweeps.bootstrap_samples)
+        rows.append((level, control.mean_iou, dynamic.mean_iou, *astuple(gain)))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _level(run: Run, irregularity: float) -> list[Scores]:
+    """The scores of `NETWORKS`."""
+    seeds, name = irregular_pair(run, irregularity)[1], f"irregular{100 * irregularity:.0f}"
+    train_segmentation(run, name, seeds, NOTEBOOK)
+    scores = []
+    for setting in (s for s in dynamic_settings(run.profile) if s.name in NETWORKS):
+        made = replace(setting, name=f"{setting.name}_{name}")
+        train_dynamic(run, made, seeds, name, NOTEBOOK)
+        extract_predictions(run, made.name, run.val_ids, NOTEBOOK, load_dynamic(run, made))
+        row, maps = segmentation_setting(run.profile, f"net_{made.name}"), SegmentationMaps(run, made.name, NOTEBOOK)
+        split = run.profile.data.val_split
+        scores.append(score_settings(run, f"08_net_{made.name}", run.val_ids, split, [row], NOTEBOOK, maps)[row.name])
+    return scores
