@@ -28,7 +28,7 @@ help: ## list what there is to make
 
 install: $(INSTALLED) ## install everything into .venv; TORCH=cpu takes PyTorch's CPU build from its own index
 
-report: $(INSTALLED) ## run the notebooks that are out of date, then write the report; PROFILE=smoke, toy, animals or voc
+report: $(INSTALLED) ## run the notebooks that are out of date, then write the report; PROFILE=smoke, toy, study, animals or voc
 	@$(BIN)/python tools/preflight.py
 	@$(BIN)/wsseg run --profile $(PROFILE)
 

@@ -164,7 +164,7 @@ class ForwardConfig:
     """Forward class maps and the backward maps that enhance them (notebook 05), Shimoda & Yanai, MIRU 2016, part 1.
 
     The slides leave all three open; the notebook compares the choices. Class map and foreground were taken after a look
-    at their scores on 100 toy validation images.
+    at their scores on 100 drawn validation images.
     """
 
     class_map: str = "softmax"  # probability of a class at a position, see wsseg_core.forward.class_maps

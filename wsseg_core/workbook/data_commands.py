@@ -11,7 +11,7 @@ from wsseg_core.base.errors import WorkbookError
 data_app = typer.Typer(no_args_is_help=True, help="Draw, download, import or check a data set.")
 
 ProfileOption = Annotated[
-    str, typer.Option(help="smoke, toy, animals, voc, or the TOML file of a profile of your own.")
+    str, typer.Option(help="smoke, toy, study, animals, voc, or the TOML file of a profile of your own.")
 ]
 
 
