@@ -6,6 +6,8 @@
 `first line`, `no-op`: of `wsseg run` when there is nothing to do. `start`: until the first cell of a notebook is run,
 of `wsseg run --only` the last one. `peak memory`: of all processes of a notebook together, pages that they share
 counted once, the largest of the notebooks. The numbers are added to `figures.json` of the run.
+
+Before them stand the cells that took longest, with their notebook and their share of the whole: where the time goes.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from wsseg_core.evaluate.tables import write_figures
 from wsseg_core.workbook.progress import executed_notebooks, peak_bytes, wall_seconds
 
 GIB = 2**30
+LONGEST = 20  # cells that are listed
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,26 @@ def first_cell(executed: Path) -> float:
     return min(datetime.fromisoformat(time).timestamp() for time in times if time)
 
 
+def cell_seconds(executed: Path) -> list[tuple[float, str, str]]:
+    """Of every cell that was run: its seconds, its notebook, and its first line of code."""
+    cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
+    timed = [(cell["metadata"].get("papermill", {}).get("duration"), cell) for cell in cells]
+    return [(seconds, executed.stem[:2], _first_line(cell)) for seconds, cell in timed if seconds]
+
+
+def _first_line(cell: dict) -> str:
+    lines = [line.partition("#")[0].strip() for line in "".join(cell["source"]).splitlines()]
+    return next((line for line in lines if line and not line.startswith(("from ", "import "))), "imports")
+
+
+def longest_cells(run: Run) -> str:
+    """The cells that took longest, one a line, and their share of the whole."""
+    cells = sorted((cell for path in executed_notebooks(run.folder) for cell in cell_seconds(path)), reverse=True)
+    total = sum(seconds for seconds, *_ in cells)
+    shown = [f"{s:6.0f} s  {100 * s / total:4.1f} %  {name}  {line[:80]}" for s, name, line in cells[:LONGEST]]
+    return "\n".join(shown)
+
+
 def measure(run: Run) -> dict[str, float]:
     """Seconds and GiB of a finished run, by what they are of."""
     last = executed_notebooks(run.folder)[-1]
@@ -84,6 +107,7 @@ def main() -> None:
     if len(executed_notebooks(run.folder)) < len(notebook_sources(project_root())):
         print(f"{run.folder}: not finished, nothing to measure; run: bin/wsseg run --profile {run.profile.name}")
         return
+    print(longest_cells(run))
     figures = measure(run)
     write_figures(run.folder, figures)
     for name, value in figures.items():
