@@ -38,7 +38,7 @@ from wsseg_core.nets.folding import fold_batch_norm
 from wsseg_core.nets.segmentation import SegmentationNet, StagesHead, on_grid
 from wsseg_core.refine.dynamic_stage import train_dynamic
 from wsseg_core.refine.dynamic_step import DynamicSetting
-from wsseg_core.refine.static_stage import load_static, train_static
+from wsseg_core.refine.static_stage import load_static, refine_masks, static_setting, train_static
 from wsseg_core.segment import predictions
 from wsseg_core.segment.predictions import extract_predictions, pixel_probabilities, stored_log_probabilities
 from wsseg_core.segment.retraining import load_segmentation, new_network, train_segmentation
@@ -267,6 +267,7 @@ def test_the_whole_line_runs_on_stored_features(run: Run, monkeypatch: pytest.Mo
         pair = [seed_masks(run, run.train_ids, setting, workers=1) for setting in settings]
         train_segmentation(run, "psa", pair[0], "06")
         train_static(run)
+        refine_masks(run, [static_setting(run.profile)], run.train_ids, workers=1)
         extract_predictions(run, "psa", run.val_ids, "06")
     with monkeypatch.context() as patch:  # the snapshots look at single images, the training at batches
         looked, forward = [], FrozenBackbone.forward
@@ -310,7 +311,7 @@ def test_predictions_from_the_store_are_those_of_the_padded_square(run: Run) -> 
 )
 def test_the_padding_is_cut_off_a_map(size: tuple[int, int], cells: tuple[int, int]) -> None:
     square = torch.arange(4.0).expand(1, 4, 4)
-    part = predictions._without_padding(square, size)
+    part = predictions.without_padding(square, size)
     assert part.shape == (1, *cells)
     torch.testing.assert_close(part, square[:, : cells[0], : cells[1]])
 

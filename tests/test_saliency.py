@@ -1,5 +1,7 @@
 """Gradients at intermediate layers, against hand-worked networks, a slow oracle, and two other libraries."""
 
+from collections import OrderedDict
+
 import numpy as np
 import pytest
 import torch
@@ -224,6 +226,29 @@ def test_every_spelling_of_max_pooling(pool):
     maps = saliency_maps(model, image, torch.tensor([[0, 1], [1, 1]]), ["first"])["first"]
     for index, row, class_index in [(0, 0, 0), (0, 1, 1), (1, 0, 1)]:
         expected = slow_maps(model, image[index : index + 1], class_index, "first", guided=False)
+        torch.testing.assert_close(maps[index, row], expected[0])
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(4, 4, 3, padding=1, groups=4),
+        nn.Conv2d(4, 4, 5, padding=4, dilation=2, groups=4, bias=False),
+        nn.Conv2d(4, 4, (3, 5), padding=(0, 1), groups=4),
+        nn.Conv2d(4, 4, 3, stride=2, padding=1, groups=4),
+        nn.Conv2d(4, 4, 3, padding=3, groups=4),
+        nn.Conv2d(4, 4, 3, padding="same", groups=4),
+        nn.Conv2d(4, 8, 3, padding=1, groups=4),
+    ],
+)
+@pytest.mark.parametrize("guided", [False, True])
+def test_every_kind_of_depthwise_convolution(conv, guided):
+    torch.manual_seed(0)
+    layers = {"first": nn.Conv2d(3, 4, 3), "conv": conv, "relu": nn.ReLU(), "last": nn.Conv2d(conv.out_channels, 2, 1)}
+    model, image = nn.Sequential(OrderedDict(layers)), torch.randn(2, 3, 11, 12)
+    maps = saliency_maps(model, image, torch.tensor([[0, 1], [1, 1]]), ["first"], guided)["first"]
+    for index, row, class_index in [(0, 0, 0), (0, 1, 1), (1, 0, 1)]:
+        expected = slow_maps(model, image[index : index + 1], class_index, "first", guided)
         torch.testing.assert_close(maps[index, row], expected[0])
 
 

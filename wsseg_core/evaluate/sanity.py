@@ -71,7 +71,8 @@ def sanity_table(run: Run, model: nn.Module, ids: Sequence[str]) -> pd.DataFrame
     inputs = torch.stack(images).to(device)
     with torch.inference_mode():
         classes = model(inputs).amax((2, 3)).argsort(descending=True)[:, :CANDIDATES]
-    trained, rows = {}, []
+    trained: dict[bool, np.ndarray] = {}
+    rows = []
     for share in SHARES:
         changed = randomised(model, share, run.seed)
         for guided in (False, True):

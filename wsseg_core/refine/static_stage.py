@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,9 +27,12 @@ from wsseg_core.base.config import DifferenceConfig, Profile
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.base.parallel import FEW_IMAGES, parallel_map
 from wsseg_core.classify.classifier import load_classifier, load_trained, new_classifier
+from wsseg_core.classify.features import FeatureStore, open_features
 from wsseg_core.classify.training import Hardware, fit
+from wsseg_core.data.images import VOID
 from wsseg_core.data.run import Run
-from wsseg_core.nets.segmentation import resize_masks, segmentation_loss
+from wsseg_core.nets.backbones import FrozenBackbone
+from wsseg_core.nets.segmentation import on_grid, resize_masks, segmentation_loss
 from wsseg_core.nets.static import StaticNet
 from wsseg_core.refine.difference import (
     Biases,
@@ -41,9 +44,10 @@ from wsseg_core.refine.difference import (
     training_biases,
 )
 from wsseg_core.refine.mask_pairs import Pair, check_pair, mask_pair, pair_settings
-from wsseg_core.segment.predictions import inference_sizes, input_size
+from wsseg_core.segment.predictions import inference_sizes, input_size, without_padding
 from wsseg_core.segment.retraining import (
     check_pseudo_labels,
+    learns_from_features,
     load_mask,
     network_settings,
     new_network,
@@ -232,6 +236,30 @@ def difference_maps(
     return logits_k, logits_a
 
 
+@torch.inference_mode()
+def stored_difference_maps(
+    model: StaticNet, maps: Sequence[Tensor], knowledge: np.ndarray, advice: np.ndarray
+) -> tuple[Tensor, Tensor]:
+    """The same from the stored features of an image, as the network was taught: padded, and its mirrored maps.
+
+    Args:
+        model: in evaluation mode, with a trunk that does not learn.
+        maps: what `features.FeatureStore` holds of the image, float32 (channels, s, s) each.
+        knowledge: m^K, uint8 (H, W), 0..C or 255.
+        advice: m^A, alike.
+
+    Returns:
+        As `difference_maps`, on a grid of the image without its padding.
+    """
+    like = next(model.parameters())
+    masks = on_grid(torch.from_numpy(np.stack([knowledge, advice])), maps[0].shape[1], VOID).to(like.device)
+    inputs = [torch.stack([values, values.flip(2)]).to(like) for values in maps]
+    said = model(inputs, *(torch.stack([mask, mask.flip(1)]) for mask in masks))
+    straight, mirrored = torch.stack([said.logits_k, said.logits_a], 1).float().cpu()  # (2, s, s) each
+    logits_k, logits_a = without_padding((straight + mirrored.flip(-1)) / 2, knowledge.shape)
+    return logits_k, logits_a
+
+
 @dataclass(frozen=True)
 class RefinedImage:
     """Two masks of one image, merged, and what decided.
@@ -304,7 +332,16 @@ def _look(
     """K, A, and the logits of d^K and d^A."""
     image = run.devkit.image(image_id)
     knowledge, advice = (load_mask(store, image_id, image.shape[:2]) for store in pair)
-    return knowledge, advice, difference_maps(model, image, knowledge, advice, refinement_size(run.profile))
+    if not learns_from_features(run.profile):
+        return knowledge, advice, difference_maps(model, image, knowledge, advice, refinement_size(run.profile))
+    backbone = cast(FrozenBackbone, model.segmentation.encoder.backbone)
+    maps = _features(run, backbone).load(image_id, run.profile.features.dense_size, backbone.names)
+    return knowledge, advice, stored_difference_maps(model, maps, knowledge, advice)
+
+
+@lru_cache(maxsize=1)  # one for each worker, whatever the number of its images
+def _features(run: Run, backbone: FrozenBackbone) -> FeatureStore:
+    return open_features(run, backbone.trunk)
 
 
 def refine_masks(

@@ -37,8 +37,8 @@ _MOVES = _words(
     "ReplicationPad2D PixelShuffle PixelUnshuffle AccumulateGrad"
 )
 _SUMS = _words(
-    "Add Sub Div Neg Sum Mean Addmm Convolution AvgPool2D AdaptiveAvgPool2D MaxPool2DWithIndices _MaxPool2d "
-    "AdaptiveMaxPool2D Amax UpsampleNearest2D UpsampleNearestExact2D UpsampleBilinear2D UpsampleBicubic2D "
+    "Add Sub Div Neg Sum Mean Addmm Convolution _DepthwiseConv2d AvgPool2D AdaptiveAvgPool2D MaxPool2DWithIndices "
+    "_MaxPool2d AdaptiveMaxPool2D Amax UpsampleNearest2D UpsampleNearestExact2D UpsampleBilinear2D UpsampleBicubic2D "
     "NativeBatchNorm CudnnBatchNorm MiopenBatchNorm NativeLayerNorm NativeGroupNorm LinalgVectorNorm Pow Sqrt "
     "Rsqrt Var VarMean ScaledDotProductFlashAttentionForCpu ScaledDotProductEfficientAttention"
 )

@@ -104,10 +104,10 @@ def stored_log_probabilities(model: SegmentationNet, maps: Sequence[Tensor], siz
     scores = model([torch.stack([values, values.flip(2)]).to(like) for values in maps]).scores.float()
     straight, mirrored = scores.log_softmax(1)
     square = torch.stack([straight, mirrored.flip(2)]).logsumexp(0) - math.log(2)
-    return _without_padding(square, size)
+    return without_padding(square, size)
 
 
-def _without_padding(square: Tensor, size: tuple[int, int]) -> Tensor:
+def without_padding(square: Tensor, size: tuple[int, int]) -> Tensor:
     """The part of a map of a padded square, (K, s, s), in which the image of (H, W) is, interpolated to whole cells."""
     height, width = (side / max(size) for side in size)
     part = torch.tensor([[width, 0, width - 1], [0, height, height - 1]]).to(square)  # seen from -1 to 1
