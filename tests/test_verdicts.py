@@ -3,12 +3,13 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.evaluate.claims import CLAIMS, Claim, Relation
 from wsseg_core.evaluate.metrics import REQUIRED_DETAILS, TEST_PROTOCOL, Scores, paired_bootstrap
-from wsseg_core.evaluate.verdicts import Outcome, claims_table, judge, judge_all, verdict_table, write_claims
+from wsseg_core.evaluate.verdicts import Outcome, claims_table, findings, judge, judge_all, verdict_table, write_claims
 
 DETAILS = dict.fromkeys(REQUIRED_DETAILS, "any") | {"protocol": TEST_PROTOCOL, "split": "val"}
 DIFFICULTY = np.random.default_rng(0).integers(0, 300, 40)  # shared by all methods, so that pairing matters
@@ -205,3 +206,18 @@ def test_numbers_that_mean_nothing_give_no_verdict() -> None:
     assert [verdict.outcome for verdict in decided] == [Outcome.HOLDS, Outcome.FAILS, Outcome.NOT_MEASURED]
     assert [verdict.outcome for verdict in open_] == [Outcome.NO_VERDICT, Outcome.NO_VERDICT, Outcome.NOT_MEASURED]
     assert [verdict.difference for verdict in open_] == [verdict.difference for verdict in decided]
+
+
+def test_findings_are_sentences_that_follow_the_verdict():
+    rows = [
+        ("b helps", "undecided", "psa_seed", "cam_seed", 0.1, -0.4, 0.6),
+        ("a helps", "holds", "net_psa_crf", "net_psa", 2.34, 1.0, 3.0),
+        ("c helps", "not measured", "", "", np.nan, np.nan, np.nan),
+    ]
+    table = pd.DataFrame(rows, columns=["claim", "verdict", "left", "against", "difference", "low", "high"])
+    assert findings(table).data.splitlines() == [
+        *("### What this run found", ""),
+        "- a helps: **yes, here it does**: network on PSA seeds, CRF − network on PSA seeds +2.3 [1.0, 3.0]",
+        "- b helps: **these images cannot tell**: PSA seeds − CAM seeds +0.1 [-0.4, 0.6]",
+        "- c helps: **not measured**",
+    ]

@@ -8,9 +8,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pandas as pd
+from IPython.display import Markdown
 
 from wsseg_core.base.files import write_json
 from wsseg_core.evaluate.claims import CLAIMS, GOOD_IMAGE, Claim, Relation
+from wsseg_core.evaluate.labels import row_label
 from wsseg_core.evaluate.metrics import REQUIRED_DETAILS, Interval, Scores, paired_bootstrap, share_above
 
 HALF = "half of the images"  # what a claim about good images is held against
@@ -24,6 +26,15 @@ class Outcome(StrEnum):
     UNDECIDED = "undecided"
     NOT_MEASURED = "not measured"
     NO_VERDICT = "no verdict"  # measured with a profile whose numbers mean nothing
+
+
+_WORDS = {
+    Outcome.HOLDS: "yes, here it does",
+    Outcome.FAILS: "no, not here",
+    Outcome.UNDECIDED: "these images cannot tell",
+    Outcome.NOT_MEASURED: "not measured",
+    Outcome.NO_VERDICT: "not to be judged with this profile, whose numbers mean nothing",
+}
 
 
 @dataclass(frozen=True)
@@ -143,6 +154,26 @@ def verdict_table(
     claims = [claim for claim in CLAIMS if claim.id in claim_ids]
     table = claims_table(judge_all(claims, scores, samples=samples, meaningful=meaningful))
     return table[["claim", "verdict", "left", "against", "difference", "low", "high"]]
+
+
+def findings(verdicts: pd.DataFrame) -> Markdown:
+    """What this run found, in sentences for the end of a notebook: the wording follows the verdict.
+
+    Args:
+        verdicts: of `verdict_table`.
+
+    Returns:
+        One line a claim, those that hold first; a notebook shows it as text.
+    """
+    lines = []
+    for outcome, words in _WORDS.items():
+        for row in verdicts[verdicts["verdict"] == outcome].to_dict("records"):
+            numbers = ""
+            if math.isfinite(row["difference"]):
+                sides = " − ".join(row_label(row[side]) for side in ("left", "against") if row[side])
+                numbers = f": {sides} {row['difference']:+.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+            lines.append(f"- {row['claim']}: **{words}**{numbers}")
+    return Markdown("\n".join(["### What this run found", "", *lines]))
 
 
 def write_claims(path: Path, verdicts: Sequence[Verdict]) -> None:
