@@ -30,7 +30,7 @@ from wsseg_core.saliency.subtraction import class_maps
 
 SHARES = (0.0, 0.01, 0.25, 0.5, 0.75, 1.0)  # of the layers, from the scores down; 0.01 is the score layer alone
 GRID = 64  # positions a side at which maps are compared
-IMAGES = 24  # enough to tell the curves apart
+IMAGES = 16  # enough to tell the curves apart
 CANDIDATES = 3  # classes that compete: the two whose maps are compared, and one more
 
 
@@ -60,42 +60,39 @@ def sanity_table(run: Run, model: nn.Module, ids: Sequence[str]) -> pd.DataFrame
         ids: images.
 
     Returns:
-        One row for each share of random layers and kind of gradient: `random layers`, in percent; `gradient`, "plain"
-        or "guided"; `ours`, the mean rank correlation with the map of the trained network (of the class that this one
-        scores highest, subtracted), with its 95 % interval over images, `low` and `high`; `two classes, raw` and `two
-        classes, subtracted`, the mean correlation of the maps of the two classes that it scores highest. NaN of a map
-        that is constant.
+        One row for each share of random layers and kind of map: `random layers`, in percent; `gradient`, "plain" or
+        "guided"; `map`, "raw" or "subtracted"; `ours`, the mean rank correlation with the map of the trained network,
+        of the class that this one scores highest, with its 95 % interval over images, `low` and `high`; `two classes`,
+        the mean correlation of the maps of the two classes that it scores highest. NaN where maps are constant.
     """
     device = next(model.parameters()).device
     images = [resize_and_pad(run.devkit.image(image_id), run.profile.data.image_size) for image_id in ids]
     inputs = torch.stack(images).to(device)
     with torch.inference_mode():
         classes = model(inputs).amax((2, 3)).argsort(descending=True)[:, :CANDIDATES]
-    trained: dict[bool, np.ndarray] = {}
+    trained: dict[tuple[str, str], np.ndarray] = {}
     rows = []
     for share in SHARES:
         changed = randomised(model, share, run.seed)
-        for guided in (False, True):
-            raw, subtracted = _maps(run, changed, inputs, classes.clone(), guided)
-            trained.setdefault(guided, subtracted)
-            likeness = [_rank_correlation(*pair) for pair in zip(subtracted[:, 0], trained[guided][:, 0], strict=True)]
-            alike = [_mean([_correlation(*maps) for maps in of_all]) for of_all in (raw, subtracted)]
-            kind = "guided" if guided else "plain"
-            rows.append([100 * share, kind, *_interval(likeness, run), *alike])
-    columns = ["random layers", "gradient", "ours", "low", "high", "two classes, raw", "two classes, subtracted"]
-    return pd.DataFrame(rows, columns=columns)
+        for gradient in ("plain", "guided"):
+            for kind, maps in _maps(run, changed, inputs, classes, gradient == "guided").items():
+                known = trained.setdefault((gradient, kind), maps)
+                likeness = [_rank_correlation(*pair) for pair in zip(maps[:, 0], known[:, 0], strict=True)]
+                alike = _mean([_correlation(*both) for both in maps])
+                rows.append([100 * share, gradient, kind, *_interval(likeness, run), alike])
+    return pd.DataFrame(rows, columns=["random layers", "gradient", "map", "ours", "low", "high", "two classes"])
 
 
-def _maps(run: Run, model: nn.Module, inputs: Tensor, classes: Tensor, guided: bool) -> list[np.ndarray]:
+def _maps(run: Run, model: nn.Module, inputs: Tensor, classes: Tensor, guided: bool) -> dict[str, np.ndarray]:
     """Maps of the two first classes, before subtraction and after it: float32 (B, 2, GRID, GRID) each."""
     layers = [layer for group in layer_groups(run.profile) for layer in group]
-    found = saliency_maps(model, inputs, classes, layers, guided)  # (B, K, h, w) by layer
+    found = saliency_maps(model, inputs, classes.clone(), layers, guided)  # (B, K, h, w) by layer
     alpha, size = run.profile.subtraction.alpha, (GRID, GRID)
     of_images = [[found[layer][row].float().cpu() for layer in layers] for row in range(len(inputs))]
-    return [
-        torch.stack([class_maps([maps], size, 2, count, alpha) for maps in of_images]).numpy()
-        for count in (0, CANDIDATES)
-    ]
+    return {
+        kind: torch.stack([class_maps([maps], size, 2, count, alpha) for maps in of_images]).numpy()
+        for kind, count in {"raw": 0, "subtracted": CANDIDATES}.items()
+    }
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:
