@@ -192,7 +192,7 @@ def _selector(name: str, choices: dict[str, Any], label: str) -> ipywidgets.Widg
 
 
 def _cell(title: str, picture: Picture, truth: np.ndarray | None, names: list[str]) -> str:
-    """A title, a picture, and its words, or how well its mask does where the truth is shown; the three stay together."""
+    """A title, a picture, and its words or, where the truth is shown, the score of its mask: they stay together."""
     scored_mask = picture.mask if isinstance(picture, Masked) and title != TRUTH else None
     score = iou_text(truth, scored_mask, names) if truth is not None and scored_mask is not None else ""
     score = picture.words if isinstance(picture, Captioned) else score
