@@ -360,8 +360,8 @@ class FactorsConfig:
     The study trains once with the scenes of the profile, and once with each end of each factor.
     """
 
-    train_images: int = _ranged(300, 1, 99_999)  # drawn for each training
-    val_images: int = _ranged(100, 1, 99_999)
+    train_images: int = _ranged(240, 1, 99_999)  # drawn for each training
+    val_images: int = _ranged(80, 1, 99_999)
     steps: int = _ranged(300, 1)  # of each phase that the classifier's own recipe has, at most
     occlusion: tuple[float, float] = _ranged((0.0, 1.0), 0, 1)
     camouflage: tuple[float, float] = _ranged((0.0, 1.0), 0, 1)

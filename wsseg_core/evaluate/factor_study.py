@@ -10,6 +10,7 @@ bootstrap over i, also for the co-occurrence, where the two scenes of a pair may
 An interval is over images: each value has one training.
 """
 
+import multiprocessing
 import os
 import shutil
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from torch import nn
 
 from wsseg_core.base.artifacts import ArtifactStore
 from wsseg_core.base.config import FeaturesConfig, Profile
-from wsseg_core.base.parallel import parallel_map
+from wsseg_core.base.parallel import limit_cores, parallel_map
 from wsseg_core.classify.classifier import load_classifier, mean_average_precision_interval, train_classifier
 from wsseg_core.data.run import Run, project_root
 from wsseg_core.data.toy.objects import CLASSES
@@ -39,6 +40,7 @@ FACTORS = ("occlusion", "camouflage", "head_to_body", "cooccurrence", "clutter",
 NO_FACTORS = "These images are not drawn, so that there is no factor to turn; the profile toy has scenes that are."
 COLUMNS = ("factor", "value", "own", "mAP", "mAP low", "mAP high", "ours", "low", "high", "difference",
            "difference low", "difference high")  # fmt: skip
+OWN = "profile"  # name of the training with the profile's own factors
 FEW = 8  # images that one process measures sooner than others start
 
 
@@ -91,7 +93,7 @@ def factor_run(run: Run, name: str, **changes: float) -> Run:
         profile,
         data=data,
         toyvoc=replace(profile.toyvoc, **drawn),  # type: ignore[arg-type]
-        classifier=replace(profile.classifier, **steps),  # type: ignore[arg-type]
+        classifier=replace(profile.classifier, **steps),
         features=FeaturesConfig((base,) if base in profile.features.sizes else ()),
     )
     return replace(run, profile=changed, folder=folder / "run")
@@ -117,14 +119,24 @@ def factor_study(run: Run) -> pd.DataFrame:
     if not has_factors(run):
         print(NO_FACTORS)
         return pd.DataFrame(columns=list(COLUMNS))
-    own = _measured(run, "profile")
-    rows = []
-    for factor in FACTORS:
-        for value in factor_values(run.profile, factor):
-            is_own = value == getattr(run.profile.toyvoc, factor)
-            measured = own if is_own else _measured(run, f"{factor}-{value:g}", **{factor: value})
-            rows.append((factor, value, is_own, *_row(run, measured, own)))
+    trainings: dict[str, dict[str, float]] = {OWN: {}}
+    table = [(factor, value) for factor in FACTORS for value in factor_values(run.profile, factor)]
+    trainings |= {_name_of(run, *cell): {cell[0]: cell[1]} for cell in table if _name_of(run, *cell) != OWN}
+    missing = [item for item in trainings.items() if _missing(run, *item)]
+    # Whole trainings beside each other: two of one thread each take less time than one of two threads.
+    for _ in parallel_map(partial(_train_and_measure, run=run), missing, description="trainings of the factor study"):
+        pass
+    measured = {name: _measured(run, name, **changes) for name, changes in trainings.items()}
+    names = [_name_of(run, *cell) for cell in table]
+    rows = [
+        (*cell, name == OWN, *_row(run, measured[name], measured[OWN])) for cell, name in zip(table, names, strict=True)
+    ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _name_of(run: Run, factor: str, value: float) -> str:
+    """What a training is called; the profile's own value of any factor is one and the same."""
+    return OWN if value == getattr(run.profile.toyvoc, factor) else f"{factor}-{value:g}"
 
 
 def study_conditions(run: Run) -> str:
@@ -185,12 +197,9 @@ def _row(run: Run, measured: _Measured, own: _Measured) -> tuple[float, ...]:
 
 def _measured(run: Run, name: str, **changes: float) -> _Measured:
     """Train with some factors and measure, or read what is on disk."""
-    turned = factor_run(run, name, **changes)
-    ids = [image_id("val", index) for index in range(turned.profile.toyvoc.val_images)]
-    store = ArtifactStore.create(run.artifacts("factors") / name, _settings(turned), NOTEBOOK)
+    turned, ids, store = _stored(run, name, changes)
     missing = store.missing(ids)
     if missing:
-        print(f"training with {name}", flush=True)
         train_classifier(turned)
         work = partial(_measure, run=turned, store=store)
         for _ in parallel_map(work, missing, description=f"scoring {name}", few=FEW):
@@ -204,9 +213,28 @@ def _measured(run: Run, name: str, **changes: float) -> _Measured:
 _KEYS = ("confusion", "labels", "probabilities")
 
 
+def _stored(run: Run, name: str, changes: Mapping[str, float]) -> tuple[Run, list[str], ArtifactStore]:
+    """The run of a training, its validation scenes, and where their measurements are; nothing is drawn for it."""
+    turned = factor_run(run, name, **changes)
+    ids = [image_id("val", index) for index in range(turned.profile.toyvoc.val_images)]
+    return turned, ids, ArtifactStore.create(run.artifacts("factors") / name, _settings(turned), NOTEBOOK)
+
+
+def _missing(run: Run, name: str, changes: Mapping[str, float]) -> list[str]:
+    _, ids, store = _stored(run, name, changes)
+    return store.missing(ids)
+
+
+def _train_and_measure(training: tuple[str, dict[str, float]], run: Run) -> None:
+    if multiprocessing.parent_process() is not None:
+        os.environ.update(limit_cores(1))  # the other cores have trainings of their own
+    name, changes = training
+    _measured(run, name, **changes)
+
+
 def _settings(run: Run) -> dict[str, Any]:
     profile = run.profile
-    own = {"classifier": asdict(profile.classifier), "features": asdict(profile.features)}
+    own: dict[str, Any] = {"classifier": asdict(profile.classifier), "features": asdict(profile.features)}
     own |= {"setting": asdict(lab_setting(profile)), "precision": profile.saliency.precision}
     return run.settings("evaluate.factor_study", **own)
 

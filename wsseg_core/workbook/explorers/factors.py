@@ -19,6 +19,7 @@ from wsseg_core.workbook.widgets import (
     Captioned,
     Controls,
     Masked,
+    Picture,
     Pictures,
     Setting,
     examples_first,
@@ -27,6 +28,7 @@ from wsseg_core.workbook.widgets import (
     short,
 )
 
+NAMED = 4  # classes at most below the maps
 STOPS = 5  # of a slider, from one end to the other, beside the profile's own value
 
 
@@ -74,8 +76,10 @@ def factor_explorer(run: Run) -> ipywidgets.VBox | Figure | None:
         image, saliency, classes = looked.scene.image, looked.saliency, looked.maps.classes
         crfs = {"without CRF": None, "with CRF": profile.crf}
         masks = {title: Masked(image, mask_from_saliency(image, saliency, classes, crf)) for title, crf in crfs.items()}
-        colours = class_map_picture(saliency.numpy(), classes)
-        return {"image": image, "class maps": Captioned(colours, _detected(looked.maps, run.devkit.classes))} | masks
+        words = _detected(looked.maps, run.devkit.classes)
+        pictures: dict[str, Picture] = {"image": image}
+        pictures["class maps"] = Captioned(class_map_picture(saliency.numpy(), classes), words)
+        return pictures | masks
 
     def truth(image_id: str, **values: float) -> Masked:
         scene = look(image_id, *(values[factor] for factor in FACTORS)).scene
@@ -119,5 +123,8 @@ def class_map_picture(saliency: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 def _detected(maps: ImageMaps, names: Sequence[str]) -> str:
     """The classes that are drawn, with their probabilities; the best one where there is none."""
-    told = [f"{names[chosen]} {maps.probabilities[chosen]:.2f}" for chosen in maps.ranking[: max(maps.targets, 1)]]
-    return ", ".join(told) if maps.targets else f"nothing detected; best {told[0]}"
+    told = [f"{names[chosen]} {maps.probabilities[chosen]:.2f}" for chosen in maps.ranking[:NAMED]]
+    if not maps.targets:
+        return f"nothing detected; best {told[0]}"
+    more = f" and {maps.targets - NAMED} more" if maps.targets > NAMED else ""
+    return ", ".join(told[: maps.targets]) + more
