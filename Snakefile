@@ -19,7 +19,7 @@ from wsseg_core.workbook.headless import LAST_STAGE
 from wsseg_core.workbook.progress import announce
 from wsseg_core.workbook.report import report_fingerprint
 
-# Every notebook, and the notebooks whose results it reads.
+# Every notebook, and the notebooks whose results it reads. Of those that may run, the one with the lowest number does.
 UPSTREAM = {
     "00_overview_and_data": [],
     "01_training": ["00_overview_and_data"],
@@ -41,6 +41,7 @@ UPSTREAM = {
         "08_dynamic_refinement",
         "09_self_training",
     ],
+    "11_factor_lab": ["01_training"],
 }
 
 PROFILE = str(config.get("profile", "toy"))
@@ -75,7 +76,7 @@ def other_seeds(wildcards):
 
 onstart:
     needed = [job for job in workflow.dag.needrun_jobs() if job.name != "all"]
-    announce(RUN.folder, [job.wildcards.name if job.name == "notebook" else job.name for job in needed])
+    announce(RUN.folder, sorted(job.wildcards.name if job.name == "notebook" else job.name for job in needed))
 
 
 rule all:
@@ -111,6 +112,7 @@ rule notebook:
         values=repr(RUN.profile),
         cells=lambda wildcards: notebook_fingerprint(source(wildcards.name)),
         code=lambda wildcards: code_fingerprint(modules(wildcards.name)),
+    priority: lambda wildcards: -int(wildcards.name[:2])
     # All cores: two trainings at once take far longer than one after the other.
     threads: workflow.cores or 8
     shell:

@@ -37,7 +37,7 @@ NOTEBOOKS = [
     for path in sorted((PACKAGE.parent / folder).glob("*.ipynb"))
 ]
 READING_MASKS = re.compile(
-    r"VocMasks|true_masks?|_explorer\(|irregular_sweep\(|result_minus_seed\(|best_background\(|score_(masks|settings|reliability|parts)"
+    r"VocMasks|true_masks?|_explorer\(|factor_study\(|irregular_sweep\(|result_minus_seed\(|best_background\(|score_(masks|settings|reliability|parts)"
 )
 READERS_OF_MASKS = {
     "data.masks",

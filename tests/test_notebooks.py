@@ -16,7 +16,7 @@ from wsseg_core.base.dependencies import PACKAGE, read_cells
 from wsseg_core.data.run import Run, open_run
 from wsseg_core.evaluate.claims import CLAIMS
 from wsseg_core.evaluate.verdicts import Outcome
-from wsseg_core.workbook.explorers import affinity, forward, refinement, saliency
+from wsseg_core.workbook.explorers import affinity, factors, forward, refinement, saliency
 from wsseg_core.workbook.widgets import HEADLESS
 
 ROOT = PACKAGE.parent
@@ -103,7 +103,7 @@ def test_the_report_has_a_page_for_every_notebook(results: Path) -> None:
 def test_the_solutions_run_on_what_the_notebooks_left(
     results: Path, solutions: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In this process, as eleven kernels would take longer to start than the solutions to run."""
+    """In this process, as twelve kernels would take longer to start than the solutions to run."""
     monkeypatch.chdir(ROOT)
     plt.switch_backend("Agg")
     names: dict[str, object] = {}
@@ -120,7 +120,7 @@ def test_the_solutions_run_on_what_the_notebooks_left(
     [
         *(saliency.saliency_explorer, saliency.subtraction_explorer, saliency.crf_explorer),
         *(forward.forward_explorer, affinity.walk_explorer),
-        *(refinement.static_explorer, refinement.dynamic_explorer),
+        *(refinement.static_explorer, refinement.dynamic_explorer, factors.factor_explorer),
     ],
 )
 def test_every_explorer_answers_and_shows_the_truth_when_asked(

@@ -21,7 +21,8 @@ from wsseg_core.data.toy.coats import choose_coat
 from wsseg_core.data.toy.composition import draw_scene
 from wsseg_core.data.toy.objects import CLASSES, DRAW
 from wsseg_core.data.toy.shapes import BODY, HEAD, bend, ellipse, smooth, stroke
-from wsseg_core.data.toyvoc import ensure_toyvoc, image_id
+from wsseg_core.data.toy.stage import Stage
+from wsseg_core.data.toyvoc import RECIPE, ensure_toyvoc, image_id, redraw
 from wsseg_core.data.voc import VocDevkit
 
 SMALL = ToyVocConfig(train_images=5, val_images=2, image_size=64)
@@ -294,3 +295,78 @@ def test_extremes_can_be_drawn(changes):
     config = replace(SMALL, **changes)
     for index in range(5):
         assert draw_scene(index, "train", config).mask.shape == (config.image_size,) * 2
+
+
+def names_and_boxes(config: ToyVocConfig, count: int = 12) -> list:
+    return [[(item.name, item.box) for item in draw_scene(index, "val", config).objects] for index in range(count)]
+
+
+def test_of_the_factors_of_the_lab_only_cooccurrence_changes_who_is_there():
+    lone = replace(SMALL, object_counts=(0.2, 0.4, 0.4), occlusion=0.0, min_label_fraction=0.0)
+    usual = [[name for name, _ in objects] for objects in names_and_boxes(lone)]
+    for changes in (
+        {"camouflage": 1.0},
+        {"clutter": 12},
+        {"noise": 40.0},
+        {"head_to_body": 0.5},
+        {"head_to_body": 1.5},
+    ):
+        assert [[name for name, _ in objects] for objects in names_and_boxes(replace(lone, **changes))] == usual
+    assert [[name for name, _ in objects] for objects in names_and_boxes(replace(lone, cooccurrence=1.0))] != usual
+
+
+def test_clutter_is_added_to_the_clutter_that_is_there(monkeypatch):
+    put, asked = Stage.put_thing, []
+    monkeypatch.setattr(Stage, "put_thing", lambda self, ratio, *rest: asked.append(ratio) or put(self, ratio, *rest))
+    more = 0
+    for index in range(8):
+        things = []
+        for clutter in (4, 12):
+            asked.clear()
+            draw_scene(index, "val", replace(SMALL, clutter=clutter, occlusion=0.0))
+            things.append([*asked])
+        assert things[1][: len(things[0])] == things[0]
+        more += len(things[1]) - len(things[0])
+    assert more > 8
+
+
+@pytest.mark.parametrize("heads", [0.5, 1.5])
+def test_under_other_heads_every_object_keeps_its_size_and_place(heads, monkeypatch):
+    """The second and the third too, which are drawn after a figure that takes another number of random numbers."""
+    put, asked = Stage.put_group, []
+
+    def recorded(self, names, ratio, centre, rng):
+        if self.config.head_to_body == wanted:
+            asked.append((names, ratio, *centre))
+        put(self, names, ratio, centre, rng)
+
+    monkeypatch.setattr(Stage, "put_group", recorded)
+    row = replace(SMALL, object_counts=(0.0, 0.0, 1.0), occlusion=0.0, min_label_fraction=0.0)
+    for index in range(6):
+        drawn = []
+        for wanted in (1.0, heads):
+            asked.clear()
+            draw_scene(index, "val", replace(row, head_to_body=wanted))
+            drawn.append([*asked])
+        assert len(drawn[0]) >= 2
+        assert drawn[0] == drawn[1]
+
+
+def test_a_scene_that_is_drawn_again_is_the_one_on_disk(devkit):
+    kit = VocDevkit(devkit)
+    for name in ("toy_train_00003", "toy_val_00001"):
+        scene = redraw(name, SMALL)
+        np.testing.assert_array_equal(scene.image, kit.image(name))
+        np.testing.assert_array_equal(scene.mask, VocMasks(kit).mask(name))
+    assert (redraw("toy_val_00001", replace(SMALL, noise=40.0)).image != kit.image("toy_val_00001")).any()
+
+
+@pytest.mark.parametrize("name", ["2007_000032", "toy_test_00001", "toy_val_1"])
+def test_what_was_not_drawn_cannot_be_drawn_again(name):
+    with pytest.raises(WorkbookError, match=f"{name}: not the id of a drawn scene; use one like toy_val_00000"):
+        redraw(name, SMALL)
+
+
+def test_only_scenes_with_other_heads_have_another_recipe():
+    assert toyvoc._record(SMALL)["recipe"] == RECIPE
+    assert toyvoc._record(replace(SMALL, head_to_body=0.5))["recipe"] != RECIPE

@@ -23,7 +23,7 @@ from wsseg_core.workbook import widgets
 from wsseg_core.workbook.explorers import saliency
 from wsseg_core.workbook.explorers.saliency import crf_explorer, saliency_explorer, subtraction_explorer
 from wsseg_core.workbook.palette import COLOURS
-from wsseg_core.workbook.widgets import HEADLESS, Masked, examples_first, explorer, interactive
+from wsseg_core.workbook.widgets import HEADLESS, Captioned, Masked, examples_first, explorer, interactive
 
 CONTROLS = {"shade": {"dark": 0, "bright": 200}, "kind": {"<flat>": "flat", "steep": "steep"}}
 PANEL = [{"shade": "dark", "kind": "<flat>"}, {"shade": "bright", "kind": "<flat>"}, {"shade": "dark", "kind": "steep"}]
@@ -94,6 +94,47 @@ def test_headless_every_setting_of_the_panel_is_a_row(run: Run) -> None:
     assert [axes.get_ylabel() for axes in grid[:, 0]] == ["shade dark\nkind <flat>", "shade bright", "kind steep"]
     assert [axes.get_title() for axes in grid[0]] == ["image", "flat & map", "mask"]
     assert [int(axes.images[0].get_array().max()) for axes in grid[:, 0]] == [0, 200, 0]
+
+
+WORDS = "cat 0.90, dog 0.70, and a sheep far behind"
+
+
+@pytest.mark.usefixtures("headless")
+def test_headless_words_stand_below_their_picture(run: Run) -> None:
+    row = {"image": np.zeros((4, 6, 3), np.uint8), "map": Captioned(np.zeros((4, 6)), WORDS)}
+    figure = explorer(run, run.val_ids, lambda image_id, n: row, {"n": {"0": 0, "1": 1}}, [{"n": "0"}, {"n": "1"}])
+    below = [axes.get_xlabel().replace("\n", " ") for axes in figure.axes]
+    assert below == ["", WORDS, "", WORDS]
+
+
+@pytest.mark.usefixtures("at_the_screen")
+def test_words_stand_below_their_picture_and_no_score_does(run: Run) -> None:
+    box = explorer(run, run.val_ids, lambda image_id: {"map": Captioned(np.zeros((4, 6)), "<" + WORDS)}, {}, [{}])
+    selectors(box)["truth"].value = True
+    assert f"&lt;{WORDS}</div></figure>" in view(box)
+    assert "0 to 1" in view(box)
+    assert "IoU" not in view(box)
+
+
+@pytest.mark.usefixtures("at_the_screen")
+def test_an_explorer_may_have_a_truth_of_its_own_that_follows_the_controls(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(widgets, "true_mask", lambda *_: pytest.fail("the devkit's mask was read"))
+    image = np.zeros((4, 6, 3), np.uint8)
+
+    def all_of(image_id: str, label: int) -> Masked:
+        return Masked(image, np.full((4, 6), label, np.uint8))
+
+    def drawn(image_id: str, label: int) -> dict[str, Masked]:
+        return {"mask": all_of(image_id, 1)}
+
+    box = explorer(run, run.val_ids, drawn, {"label": {"1": 1, "2": 2}}, [{"label": "1"}], all_of)
+    assert "IoU" not in view(box)
+    selectors(box)["truth"].value = True
+    assert "mean IoU 100 %: cat 100" in view(box)
+    selectors(box)["label"].value = 2
+    assert "mean IoU 0 %: cat 0, dog 0" in view(box)
 
 
 @pytest.mark.usefixtures("headless")

@@ -12,6 +12,6 @@ One room a step of the method; each builds on the rooms above it in this list, a
     affinity    CAM, pixel affinity, random walk, seeds                  notebook 06
     segment     a segmentation network that learns from seeds            notebooks 06, 07
     refine      which of two masks to believe: static and dynamic        notebooks 07, 08
-    evaluate    scores, tables, claims and verdicts                      all, and notebook 10
+    evaluate    scores, tables, claims and verdicts; the factor study    all, and notebooks 10, 11
     workbook    pictures, explorers, headless runs, report, command line
 """

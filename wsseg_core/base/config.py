@@ -354,6 +354,24 @@ class SweepConfig:
 
 
 @dataclass(frozen=True)
+class FactorsConfig:
+    """The factor lab (notebook 11): the ends between which each factor of the scenes is turned, and a study of them.
+
+    The study trains once with the scenes of the profile, and once with each end of each factor.
+    """
+
+    train_images: int = _ranged(240, 1, 99_999)  # drawn for each training
+    val_images: int = _ranged(80, 1, 99_999)
+    steps: int = _ranged(300, 1)  # of each phase that the classifier's own recipe has, at most
+    occlusion: tuple[float, float] = _ranged((0.0, 1.0), 0, 1)
+    camouflage: tuple[float, float] = _ranged((0.0, 1.0), 0, 1)
+    head_to_body: tuple[float, float] = _ranged((0.5, 1.5), 0.3, 2)
+    cooccurrence: tuple[float, float] = _ranged((0.0, 1.0), 0, 1)
+    clutter: tuple[int, int] = _ranged((0, 12), 0, 20)
+    noise: tuple[float, float] = _ranged((0.0, 40.0), 0, 100)
+
+
+@dataclass(frozen=True)
 class Profile:
     """All stages of one run."""
 
@@ -378,6 +396,7 @@ class Profile:
     dynamic: DynamicConfig = field(default_factory=DynamicConfig)
     self_training: SelfTrainingConfig = field(default_factory=SelfTrainingConfig)
     sweeps: SweepConfig = field(default_factory=SweepConfig)
+    factors: FactorsConfig = field(default_factory=FactorsConfig)
 
 
 def available_profiles() -> list[str]:
@@ -446,7 +465,8 @@ def _check_ranges(table: Any, name: str) -> None:
             raise WorkbookError(f"{name}.{entry.name} = {value!r}: use {wanted}")
         if not values and not entry.metadata["empty"]:
             raise WorkbookError(f"{name}.{entry.name} is empty: give at least one value")
-        if typing.get_args(entry.type)[1:] == (float,) and not (len(values) == 2 and values[0] <= values[1]):
+        pair = typing.get_args(entry.type)[1:] in ((int,), (float,))
+        if pair and not (len(values) == 2 and values[0] <= values[1]):
             raise WorkbookError(f"{name}.{entry.name} = {value!r}: use the smallest, then the largest value")
 
 

@@ -13,17 +13,19 @@ import functools
 import io
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 from PIL import Image
 
 from wsseg_core.base.config import ToyVocConfig
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.base.files import plain, write_atomically, write_json
-from wsseg_core.base.parallel import parallel_map
+from wsseg_core.base.parallel import FEW_IMAGES, parallel_map
 from wsseg_core.data.images import write_palette_png
 from wsseg_core.data.toy.composition import SPLITS, draw_scene
 from wsseg_core.data.toy.objects import CLASSES
@@ -59,7 +61,7 @@ def ensure_toyvoc(root: Path, config: ToyVocConfig) -> Path:
     _write_lists(root, config)
     if broken:
         draw = functools.partial(_write_scene, root, config)
-        for _ in parallel_map(draw, broken, description="drawing the toy devkit", chunk=8):
+        for _ in parallel_map(draw, broken, description="drawing the toy devkit", chunk=8, few=FEW_IMAGES):
             pass
         found = _found_sizes(root)
     if broken or not sizes:
@@ -73,8 +75,32 @@ def image_id(split: str, index: int) -> str:
     return f"toy_{split}_{index:05d}"
 
 
+def redraw(name: str, config: ToyVocConfig) -> Scene:
+    """One image of a devkit under factors of one's own; under those of the devkit, what is on disk.
+
+    What stays when a factor is turned: see `draw_scene`.
+
+    Args:
+        name: of the image's files, as `image_id` gives it.
+        config: the factors.
+
+    Returns:
+        The scene; its image has been through JPEG, as that of the devkit has.
+
+    Raises:
+        WorkbookError: no name of a drawn image, or factors that leave nothing to label.
+    """
+    match = re.fullmatch(rf"toy_({'|'.join(SPLITS)})_(\d{{5,}})", name)
+    if match is None:
+        raise WorkbookError(f"{name}: not the id of a drawn scene; use one like {image_id('val', 0)}")
+    scene = draw_scene(int(match[2]), match[1], config)
+    return dataclasses.replace(scene, image=np.array(Image.open(io.BytesIO(_jpeg(scene.image)))))
+
+
 def _record(config: ToyVocConfig) -> dict[str, Any]:
-    return {"recipe": RECIPE, "config": plain(dataclasses.asdict(config))}
+    # Of the scenes with other heads alone there was an older recipe, in which the next object changed as well.
+    recipe = RECIPE + (config.head_to_body != 1)
+    return {"recipe": recipe, "config": plain(dataclasses.asdict(config))}
 
 
 def _known_sizes(root: Path, config: ToyVocConfig) -> dict[str, list[int]]:
@@ -143,12 +169,16 @@ def _write_scene(root: Path, config: ToyVocConfig, item: tuple[str, int]) -> Non
     split, index = item
     scene = draw_scene(index, split, config)
     name = image_id(split, index)
-    jpeg = io.BytesIO()
-    Image.fromarray(scene.image).save(jpeg, "JPEG", quality=95)
-    write_atomically(root / "JPEGImages" / f"{name}.jpg", jpeg.getvalue())
+    write_atomically(root / "JPEGImages" / f"{name}.jpg", _jpeg(scene.image))
     write_palette_png(root / "SegmentationClass" / f"{name}.png", scene.mask)
     write_palette_png(root / "SegmentationParts" / f"{name}.png", scene.parts)
     write_atomically(root / "Annotations" / f"{name}.xml", _annotation(name, scene))
+
+
+def _jpeg(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
 
 
 def _annotation(name: str, scene: Scene) -> bytes:

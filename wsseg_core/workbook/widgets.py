@@ -1,8 +1,8 @@
 """The component of all explorers: controls and an image picker above pictures that follow them.
 
-Maps are on disk already, so that a slider answers at once. Where nobody can move one, in a notebook that is run
-headless, an explorer is a figure of a few settings instead. The true mask is read only when the reader asks for it, by
-a switch that is off at first: guess, then look.
+Maps are on disk already, or made on the spot in less than a second, so that a slider answers at once. Where nobody can
+move one, in a notebook that is run headless, an explorer is a figure of a few settings instead. The true mask is read
+only when the reader asks for it, by a switch that is off at first: guess, then look.
 """
 
 import base64
@@ -10,6 +10,7 @@ import html
 import os
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import cv2
@@ -44,8 +45,21 @@ class Masked(NamedTuple):
     mask: np.ndarray
 
 
-# By title; a `Masked`, or of the kinds that `plots.show_rows` draws.
-Pictures: TypeAlias = Mapping[str, np.ndarray | Masked]
+class Captioned(NamedTuple):
+    """A picture with a line of words below it.
+
+    Attributes:
+        picture: of the kinds that `plots.show_rows` draws.
+        words: the line.
+    """
+
+    picture: np.ndarray
+    words: str
+
+
+# By title; a `Masked`, a `Captioned`, or of the kinds that `plots.show_rows` draws.
+Picture: TypeAlias = np.ndarray | Masked | Captioned
+Pictures: TypeAlias = Mapping[str, Picture]
 Controls: TypeAlias = dict[str, dict[str, Any]]  # for each argument of a drawing function its choices, value by label
 Setting: TypeAlias = dict[str, str]  # a label for each control
 
@@ -72,7 +86,12 @@ def short(value: float) -> str:
 
 
 def explorer(
-    run: Run, ids: Sequence[str], draw: Callable[..., Pictures], controls: Controls, panel: Sequence[Setting]
+    run: Run,
+    ids: Sequence[str],
+    draw: Callable[..., Pictures],
+    controls: Controls,
+    panel: Sequence[Setting],
+    truth: Callable[..., Masked | None] | None = None,
 ) -> ipywidgets.VBox | Figure:
     """Controls above pictures that follow them; headless, a figure with one row of pictures for each setting.
 
@@ -82,17 +101,29 @@ def explorer(
         draw: takes an image id and one keyword argument a control, and gives a row of pictures of the same height.
         controls: what there is to choose from.
         panel: settings to show headless; the first of them is where the controls start.
+        truth: the true mask over its image, of the arguments of `draw`, where they change it; None where there is none.
+            The devkit's when left out.
 
     Returns:
         What the last line of a cell displays.
     """
     if interactive():
-        return _controlled(run, list(ids)[:PICKED], draw, controls, panel[0])
+        return _controlled(run, list(ids)[:PICKED], draw, controls, panel[0], truth or partial(_of_devkit, run))
     rows = [draw(ids[0], **{name: controls[name][label] for name, label in setting.items()}) for setting in panel]
     pictures = [[_picture(picture) for picture in row.values()] for row in rows]
     figure = show_rows(pictures, list(rows[0]), _titles(panel))
+    grid = np.reshape(np.array(figure.axes, object), (len(rows), -1))
+    for row, line in zip(rows, grid, strict=True):
+        for picture, axes in zip(row.values(), line, strict=False):
+            if isinstance(picture, Captioned):
+                axes.set_xlabel(textwrap.fill(picture.words, TITLE_LETTERS + 6), fontsize=7)
     plt.close(figure)  # shown as the cell's result, and not a second time at the end of the cell
     return figure
+
+
+def _of_devkit(run: Run, image_id: str, **_: Any) -> Masked | None:
+    mask = true_mask(run.devkit, image_id)
+    return None if mask is None else Masked(run.devkit.image(image_id), mask)
 
 
 def _titles(panel: Sequence[Setting]) -> list[str]:
@@ -105,7 +136,12 @@ def _titles(panel: Sequence[Setting]) -> list[str]:
 
 
 def _controlled(
-    run: Run, ids: list[str], draw: Callable[..., Pictures], controls: Controls, start: Setting
+    run: Run,
+    ids: list[str],
+    draw: Callable[..., Pictures],
+    controls: Controls,
+    start: Setting,
+    truth_of: Callable[..., Masked | None],
 ) -> ipywidgets.VBox:
     names = list(run.devkit.classes)
     shows = ipywidgets.Dropdown(options=[EVERY, *names], description="shows")
@@ -123,10 +159,12 @@ def _controlled(
         if image.value is None:
             view.value = "<p>None of these images shows this class.</p>"
             return
-        row = dict(draw(image.value, **{name: selector.value for name, selector in selectors.items()}))
-        mask = true_mask(run.devkit, image.value) if truth.value else None
-        if mask is not None:
-            row[TRUTH] = Masked(run.devkit.image(image.value), mask)
+        values = {name: selector.value for name, selector in selectors.items()}
+        row = dict(draw(image.value, **values))
+        true = truth_of(image.value, **values) if truth.value else None
+        mask = true.mask if true else None
+        if true:
+            row[TRUTH] = true
         cells = "".join(_cell(title, picture, mask, names) for title, picture in row.items())
         missing = "<p>This data set has no mask of this image.</p>" * (truth.value and mask is None)
         view.value = f"<div style='display:flex;flex-wrap:wrap;gap:6px'>{cells}</div>{missing}{_legend(row, names)}"
@@ -149,13 +187,15 @@ def _selector(name: str, choices: dict[str, Any], label: str) -> ipywidgets.Widg
     """A slider for numbers, a menu for everything else."""
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in choices.values())
     kind = ipywidgets.SelectionSlider if numbers and len(choices) > 1 else ipywidgets.Dropdown
-    return kind(options=list(choices.items()), value=choices[label], description=name)
+    whole = {"description_width": "initial"}  # no name is cut short
+    return kind(options=list(choices.items()), value=choices[label], description=name, style=whole)
 
 
-def _cell(title: str, picture: np.ndarray | Masked, truth: np.ndarray | None, names: list[str]) -> str:
-    """A title, a picture below it, and how well its mask does where the truth is shown; the three stay together."""
+def _cell(title: str, picture: Picture, truth: np.ndarray | None, names: list[str]) -> str:
+    """A title, a picture, and its words or, where the truth is shown, the score of its mask: they stay together."""
     scored_mask = picture.mask if isinstance(picture, Masked) and title != TRUTH else None
     score = iou_text(truth, scored_mask, names) if truth is not None and scored_mask is not None else ""
+    score = picture.words if isinstance(picture, Captioned) else score
     said, scored = html.escape(title), f"<div style='font-size:85%'>{html.escape(score)}</div>"
     source = f"data:image/png;base64,{base64.b64encode(_png(_picture(picture))).decode()}"
     shown = f"<img alt='{said}' src='{source}' style='width:100%;image-rendering:pixelated'>"
@@ -168,17 +208,20 @@ def _legend(row: Pictures, names: list[str]) -> str:
     values = [v for v in np.unique(np.concatenate([m.ravel() for m in masks])) if 0 < v <= len(names)] if masks else []
     side = palette.REFERENCE // 5
     samples = {names[v - 1]: colourise(np.full((side // 2, side), v, np.uint8)) for v in values}
-    if any(isinstance(picture, np.ndarray) and picture.ndim == 2 for picture in row.values()):
+    shown = [picture for picture in row.values() if not isinstance(picture, Masked)]
+    if any(_picture(picture).ndim == 2 for picture in shown):
         samples["0 to 1"] = _rgb(np.tile(np.linspace(0, 1, 3 * side), (side // 2, 1)))
-    shown = "".join(
+    spans = "".join(
         f"<span style='margin-right:1em'><img src='data:image/png;base64,{base64.b64encode(_png(sample)).decode()}'> "
         f"{html.escape(name)}</span>"
         for name, sample in samples.items()
     )
-    return f"<p>{shown}</p>"
+    return f"<p>{spans}</p>"
 
 
-def _picture(picture: np.ndarray | Masked) -> np.ndarray:
+def _picture(picture: Picture) -> np.ndarray:
+    if isinstance(picture, Captioned):
+        return picture.picture
     return overlay(*picture) if isinstance(picture, Masked) else picture
 
 

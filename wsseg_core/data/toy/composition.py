@@ -26,8 +26,15 @@ def draw_scene(index: int, split: str, config: ToyVocConfig) -> Scene:
     """Draw one image of a split.
 
     Its random numbers are seeded by (seed, split, index). Background, clutter, objects, occluder and light each
-    have a generator of their own, so that turning one factor leaves the rest of the picture as it was: shadows,
-    light, blur, noise, inner edges and camouflage do not change the mask.
+    have a generator of their own, so that turning one factor leaves the rest of the picture as it was:
+
+    - shadows, light, blur, noise, inner edges and camouflage do not change the mask;
+    - an occluder and things of clutter come or go, one after the other, and nothing else moves;
+    - under another head-to-body ratio an object keeps class, pose, colours and place, but not its grain and shadow;
+    - co-occurrence decides who is there: where a partner comes or goes, all objects are drawn anew, in the same
+      surroundings.
+
+    A scene none of whose objects would be labelled is drawn anew as a whole.
 
     Args:
         index: which one, from 0.

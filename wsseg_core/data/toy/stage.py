@@ -1,6 +1,7 @@
 """The stage on which a scene is put together, and the ground truth that is read off it."""
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -70,7 +71,16 @@ class Stage:
             self._paint(layer, 0, rng)
 
     def put_group(self, names: list[str], ratio: float, centre: np.ndarray, rng: np.random.Generator) -> None:
-        """Put one object, or a motorbike and the rider who sits on it; measures as for `put_thing`."""
+        """Put one object, or a motorbike and the rider who sits on it; measures as for `put_thing`.
+
+        How many random numbers a figure takes depends on the window that it covers, and so on the size of its head.
+        With other heads than usual, the objects after it therefore get the numbers that they would have got with usual
+        ones, and stay as they were.
+        """
+        if self.config.head_to_body != 1:
+            own = copy.deepcopy(rng)
+            Stage(self.canvas.copy(), replace(self.config, head_to_body=1.0)).put_group(names, ratio, centre, rng)
+            rng = own
         coats = [self._coat(name, centre, rng) for name in names]
         draw = DRAW | {"rider": seated_rider} if len(names) > 1 else DRAW
         figures = [draw[name](rng, coat) for name, coat in zip(names, coats, strict=True)]
