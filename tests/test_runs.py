@@ -110,7 +110,16 @@ def test_examples_without_any_class_come_last(run: Run):
     with_labels(run, "2008_000003", "dog", "sheep")
     run = replace(run, profile=replace(run.profile, sweeps=SweepConfig(example_images=3)))
     assert run.example_ids == ["2008_000003", "2008_000002", "2008_000001"]
-    assert run.train_example_ids == ["2007_000001", "2007_000004", "2007_000002"]
+    # 2007_000002 shows no class that the two before do not show; the third does.
+    assert run.train_example_ids == ["2007_000001", "2007_000004", "2007_000003"]
+
+
+def test_examples_show_classes_that_those_before_do_not(run: Run):
+    with_labels(run, "2008_000001", "cat", "dog")
+    with_labels(run, "2008_000002", "dog", "cat")
+    with_labels(run, "2008_000003", "dog", "sheep")
+    run = replace(run, profile=replace(run.profile, sweeps=SweepConfig(example_images=3)))
+    assert run.example_ids == ["2008_000001", "2008_000003", "2008_000002"]
 
 
 def test_settings_name_the_data_the_seed_the_code_and_what_is_given(run: Run):

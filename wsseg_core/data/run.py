@@ -86,7 +86,10 @@ class Run:
 
     @cached_property
     def example_ids(self) -> list[str]:
-        """The same few validation images that every notebook shows: several classes first, then one, then none."""
+        """The same few validation images that every notebook shows.
+
+        Several classes first, then one, then none; of these the one with most classes that no image before it shows.
+        """
         return self._examples(self.val_ids)
 
     @cached_property
@@ -95,9 +98,14 @@ class Run:
         return self._examples(self.train_ids)
 
     def _examples(self, ids: list[str]) -> list[str]:
-        counts = dict(zip(ids, self.devkit.label_matrix(ids).sum(1), strict=True))
-        several_first = sorted(ids, key=lambda image_id: min(counts[image_id], 2), reverse=True)
-        return several_first[: self.profile.sweeps.example_images]
+        rows = zip(ids, self.devkit.label_matrix(ids), strict=True)
+        classes = {image_id: {*row.nonzero()[0].tolist()} for image_id, row in rows}
+        chosen: list[str] = []
+        for _ in ids[: self.profile.sweeps.example_images]:
+            seen = set().union(*(classes[image_id] for image_id in chosen))
+            left = [image_id for image_id in ids if image_id not in chosen]
+            chosen.append(max(left, key=lambda other: (min(len(classes[other]), 2), len(classes[other] - seen))))
+        return chosen
 
     def artifacts(self, stage: str) -> Path:
         """Folder of what one stage leaves for the next."""
