@@ -45,10 +45,10 @@ def test_orders_are_all_compared() -> None:
 
 
 def test_sizes_follow_the_base_size() -> None:
-    profiles = [load_profile(name) for name in ("toy", "voc")]
-    toy, paper = (
+    profiles = [load_profile(name) for name in ("study", "voc")]
+    study, paper = (
         [tuple(round(100 * size / profile.data.image_size) for size in sizes) for sizes in size_combinations(profile)]
         for profile in profiles
     )
-    assert toy == paper
+    assert study == paper
     assert size_combinations(load_profile("smoke")) == [(32,), (64,), (96,), (64, 96)]
