@@ -43,7 +43,6 @@ READERS_OF_MASKS = {
     "data.masks",
     "data.check",
     "evaluate.irregular_seeds",
-    "evaluate.irregular_training",
     "evaluate.metrics",
     "evaluate.one_image",
     "evaluate.scoring",

@@ -28,7 +28,7 @@ from wsseg_core.data.masks import VocMasks
 from wsseg_core.data.run import Run
 from wsseg_core.evaluate.irregular_seeds import without_void
 from wsseg_core.evaluate.irregular_training import dynamic_sweep
-from wsseg_core.evaluate.pair_trials import MASKS, choose_pair, chosen_pair, compared, pair_masks, pair_trials
+from wsseg_core.evaluate.pair_trials import choose_pair, chosen_pair, compared, pair_masks, pair_trials
 from wsseg_core.refine.mask_pairs import Pair
 from wsseg_core.refine.other_pairs import OWN, PAIRS, ImageSuperpixelSeeds
 from wsseg_core.refine.static_stage import NOTEBOOK, open_refined, refine_masks, static_setting, train_static
@@ -158,4 +158,3 @@ def test_a_superpixel_has_one_label() -> None:
 def test_every_pair_has_words_for_its_masks() -> None:
     assert next(iter(PAIRS)) == OWN
     assert all(len(words) == 2 for words in PAIRS.values())
-    assert MASKS.index("oracle") == 2

@@ -24,7 +24,7 @@ from wsseg_core.evaluate.scoring import score_settings
 from wsseg_core.evaluate.stages import stage_scores
 from wsseg_core.evaluate.stored_masks import StoredMasks, StoredSetting
 from wsseg_core.refine import dynamic_stage, static_stage
-from wsseg_core.refine.dynamic_stage import dynamic_settings, pair_settings, training_settings
+from wsseg_core.refine.dynamic_stage import chosen_pair_settings, dynamic_settings, training_settings
 from wsseg_core.refine.static_stage import static_settings
 from wsseg_core.saliency import dcsm_seeds
 from wsseg_core.saliency.dcsm import dcsm_setting
@@ -95,7 +95,7 @@ def write_run(run: Run) -> None:
     learnt = {"static": stores["static"], "dcsm_seeds": stores["dcsm_crf"], "supervised": stores["supervised"]}
     for name, store in (learnt | {"pair_static": pair["pair_static"]}).items():
         write_network(run, name, f"net_{name}", STATIC, network_settings(run) | {"masks": store.record})
-    own, other = dynamic_settings(run.profile), pair_settings()
+    own, other = dynamic_settings(run.profile), chosen_pair_settings()
     for start, masks, settings in (("static", stores["static"], own), ("pair_static", pair["pair_static"], other)):
         record = ArtifactStore.open(network_folder(run, start), STATIC).record
         for setting in settings:

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.data.images import VOID
-from wsseg_core.evaluate.metrics import bootstrap_sums, percentile_interval
+from wsseg_core.evaluate.metrics import Interval, bootstrap_sums, percentile_interval
 
 BINS = 200  # of d^K - d^A, from -1 to 1
 SIZE_LIMITS = (0.002, 0.02)  # shares of the image, between small, middle and large changed regions
@@ -71,6 +71,12 @@ def area_under_curve(counts: np.ndarray) -> np.ndarray:
         return (a_right * below).sum(-1) / (a_right.sum(-1) * k_right.sum(-1))
 
 
+def area_interval(counts: np.ndarray, drawn: np.ndarray) -> Interval:
+    """The area of histograms (2, bins), with the 95 % interval of resampled areas; those that are NaN do not count."""
+    finite = drawn[np.isfinite(drawn)]
+    return percentile_interval(float(area_under_curve(counts)), finite if len(finite) else np.array([np.nan]))
+
+
 def auc_table(counts: np.ndarray, class_names: Sequence[str], samples: int, seed: int) -> pd.DataFrame:
     """The area under the curve over all images, by size of the changed region and by class.
 
@@ -88,8 +94,7 @@ def auc_table(counts: np.ndarray, class_names: Sequence[str], samples: int, seed
     rows = []
     for name, total, drawn in zip(("all", *SIZES, *class_names), totals, draws.T, strict=True):
         k_right, a_right = total.sum(1)
-        drawn = drawn[np.isfinite(drawn)]
-        interval = percentile_interval(float(area_under_curve(total)), drawn if len(drawn) else np.array([np.nan]))
+        interval = area_interval(total, drawn)
         share = 100 * a_right / max(k_right + a_right, 1)
         rows.append({"pixels": name, "number": k_right + a_right, "A right": share, **asdict(interval)})
     return pd.DataFrame(rows).rename(columns={"value": "ours"})

@@ -152,12 +152,17 @@ def irregular_sweep(run: Run, levels: Sequence[float]) -> pd.DataFrame:
         One row a level: `irregularity`, and what `pair_trials` says of the pair. All NaN where the training images have
         no masks.
     """
-    masks = VocMasks(run.devkit)
-    if all((masks.mask(image_id) == VOID).all() for image_id in tuning_ids(run)):
+    if not can_be_made(run):
         return pd.DataFrame({"irregularity": levels}, columns=list(COLUMNS), dtype=float)
-    short = shorter(run)
-    trials = pair_trials(short, {f"{level:g}": irregular_pair(run, level) for level in levels}, masks.mask)
+    pairs = {f"{level:g}": irregular_pair(run, level) for level in levels}
+    trials = pair_trials(shorter(run), pairs, VocMasks(run.devkit).mask)
     return trials.drop(columns="pair").assign(irregularity=list(levels))[list(COLUMNS)]
+
+
+def can_be_made(run: Run) -> bool:
+    """Whether the training images have true masks to make errors from."""
+    masks = VocMasks(run.devkit)
+    return not all((masks.mask(image_id) == VOID).all() for image_id in tuning_ids(run))
 
 
 def shorter(run: Run) -> Run:

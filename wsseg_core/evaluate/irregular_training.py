@@ -11,11 +11,8 @@ from dataclasses import astuple, replace
 
 import pandas as pd
 
-from wsseg_core.data.images import VOID
-from wsseg_core.data.masks import VocMasks
 from wsseg_core.data.run import Run
-from wsseg_core.evaluate.crf_search import tuning_ids
-from wsseg_core.evaluate.irregular_seeds import irregular_pair, shorter
+from wsseg_core.evaluate.irregular_seeds import can_be_made, irregular_pair, shorter
 from wsseg_core.evaluate.metrics import Scores, paired_bootstrap
 from wsseg_core.evaluate.scoring import score_settings
 from wsseg_core.refine.dynamic_stage import NOTEBOOK, dynamic_settings, load_dynamic, train_dynamic
@@ -38,8 +35,7 @@ def dynamic_sweep(run: Run, levels: Sequence[float]) -> pd.DataFrame:
         stage; `ours`, their difference in points, with its 95 % interval, `low` and `high`. All NaN where the training
         images have no masks.
     """
-    masks = VocMasks(run.devkit)
-    if all((masks.mask(image_id) == VOID).all() for image_id in tuning_ids(run)):
+    if not can_be_made(run):
         return pd.DataFrame({"irregularity": levels}, columns=list(COLUMNS), dtype=float)
     rows = []
     for level in levels:

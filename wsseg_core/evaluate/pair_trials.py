@@ -21,7 +21,7 @@ from wsseg_core.base.config import Profile
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.base.files import plain, write_json
 from wsseg_core.data.run import Run
-from wsseg_core.evaluate.change_regions import area_under_curve, change_counts
+from wsseg_core.evaluate.change_regions import area_interval, area_under_curve, change_counts
 from wsseg_core.evaluate.crf_search import tuning_ids
 from wsseg_core.evaluate.metrics import bootstrap_sums, confusion_matrix, mean_iou, percentile_interval
 from wsseg_core.nets.static import StaticNet
@@ -43,6 +43,7 @@ TRIAL_COLUMNS = (
     *("pair", *MASKS, "ours", "low", "high"),
     *("beyond no detector", "low of it", "high of it", "AUC", "AUC low", "AUC high"),
 )
+UNMEASURED = (np.nan,) * (len(TRIAL_COLUMNS) - 1)
 
 
 def pair_trials(run: Run, pairs: Mapping[str, Pair | None], truth: Callable[[str], np.ndarray]) -> pd.DataFrame:
@@ -62,34 +63,36 @@ def pair_trials(run: Run, pairs: Mapping[str, Pair | None], truth: Callable[[str
     Raises:
         WorkbookError: the errors of `train_static`.
     """
-    rows = []
-    for name, pair in pairs.items():
-        try:
-            if pair:
-                check_pair(pair, run.train_ids, run.devkit.classes)
-        except WorkbookError as error:
-            print(f"{name}: left out, {error}")
-            rows.append((name, *(np.nan,) * (len(TRIAL_COLUMNS) - 1)))
-            continue
-        train_static(run, pair=pair)
-        rows.append((name, *_trial(run, pair, truth)))
+    rows = [
+        (name, *(_trial(run, pair, truth) if _fit(run, name, pair) else UNMEASURED)) for name, pair in pairs.items()
+    ]
     return pd.DataFrame(rows, columns=list(TRIAL_COLUMNS))
 
 
+def _fit(run: Run, name: str, pair: Pair | None) -> bool:
+    """Whether a pair can be compared; if not, why is said. SSDD's own may be alike, and is always tried."""
+    try:
+        if pair:
+            check_pair(pair, run.train_ids, run.devkit.classes)
+    except WorkbookError as error:
+        print(f"{name}: left out, {error}")
+        return False
+    return True
+
+
 def _trial(run: Run, pair: Pair | None, truth: Callable[[str], np.ndarray]) -> tuple[float, ...]:
+    train_static(run, pair=pair)
     model, samples = load_static(run, pair=pair), run.profile.sweeps.bootstrap_samples
     measured = [
         _measured(run, model, compared(run.profile), pair, image_id, truth(image_id)) for image_id in tuning_ids(run)
     ]
     confusions, gaps = (np.stack(values) for values in zip(*measured, strict=True))
     if not confusions.sum():
-        return (np.nan,) * (len(TRIAL_COLUMNS) - 1)
+        return UNMEASURED
     values, draws = mean_iou(confusions.sum(0)), mean_iou(bootstrap_sums(confusions, samples, run.seed))
     refined, rivals = MASKS.index("refined"), (int(np.argmax(values[:2])), MASKS.index("no detector"))
     gains = [percentile_interval(values[refined] - values[r], draws[:, refined] - draws[:, r]) for r in rivals]
-    drawn = area_under_curve(bootstrap_sums(gaps, samples, run.seed))
-    drawn = drawn[np.isfinite(drawn)]
-    auc = percentile_interval(float(area_under_curve(gaps.sum(0))), drawn if len(drawn) else np.array([np.nan]))
+    auc = area_interval(gaps.sum(0), area_under_curve(bootstrap_sums(gaps, samples, run.seed)))
     return *map(float, values), *(value for interval in (*gains, auc) for value in astuple(interval))
 
 

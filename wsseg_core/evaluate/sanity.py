@@ -14,6 +14,7 @@ stands for them.
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import astuple
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from wsseg_core.data.run import Run
 from wsseg_core.data.transforms import resize_and_pad
+from wsseg_core.evaluate.metrics import percentile_interval
 from wsseg_core.nets.tracing import trace
 from wsseg_core.saliency.extraction import layer_groups
 from wsseg_core.saliency.gradients import saliency_maps
@@ -114,5 +116,4 @@ def _interval(values: Sequence[float], run: Run) -> tuple[float, float, float]:
     if not len(finite):
         return (math.nan,) * 3
     drawn = np.random.default_rng(run.seed).choice(finite, (run.profile.sweeps.bootstrap_samples, len(finite)))
-    low, high = np.percentile(drawn.mean(1), [2.5, 97.5])
-    return _mean(values), float(low), float(high)
+    return astuple(percentile_interval(_mean(values), drawn.mean(1)))

@@ -12,7 +12,7 @@ from wsseg_core.evaluate.pair_trials import pair_masks
 from wsseg_core.evaluate.scoring import read_scores
 from wsseg_core.evaluate.stored_masks import StoredMasks
 from wsseg_core.refine import dynamic_stage, static_stage
-from wsseg_core.refine.dynamic_stage import dynamic_settings, pair_settings, training_settings
+from wsseg_core.refine.dynamic_stage import chosen_pair_settings, dynamic_settings, training_settings
 from wsseg_core.refine.static_stage import open_refined, static_settings
 from wsseg_core.saliency import dcsm_seeds
 from wsseg_core.saliency.dcsm import SavedMaps
@@ -65,7 +65,7 @@ def _networks(run: Run) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
     refined = pair_masks(run)["pair_static"].record
     yield "07_net_pair_static", "pair_static", static, {"masks": refined}
     own = {"static": (dynamic_settings(run.profile), _masks(run, "static", static))}
-    for start, (settings, masks) in (own | {"pair_static": (pair_settings(), {"masks": refined})}).items():
+    for start, (settings, masks) in (own | {"pair_static": (chosen_pair_settings(), {"masks": refined})}).items():
         record = ArtifactStore.open(network_folder(run, start), static).record
         for setting in settings:
             wanted = training_settings(run, setting) | masks | {"start": record}

@@ -60,7 +60,7 @@ def dynamic_settings(profile: Profile) -> list[DynamicSetting]:
     ]
 
 
-def pair_settings() -> list[DynamicSetting]:
+def chosen_pair_settings() -> list[DynamicSetting]:
     """The stage and its control once more, from the refined masks of another pair (`other_pairs`)."""
     return [DynamicSetting("pair_dynamic"), DynamicSetting("pair_fixed_seed", refinement=False)]
 

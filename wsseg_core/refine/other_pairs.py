@@ -13,7 +13,6 @@ import numpy as np
 
 from wsseg_core.affinity.cam import NOTEBOOK as SEED_NOTEBOOK
 from wsseg_core.affinity.cam import extract_cams, load_cam, train_cam
-from wsseg_core.affinity.psa import draw
 from wsseg_core.affinity.seeds import ImageSeeds, SeedMaps, draw_masks, mask_settings, seed_masks, seed_setting
 from wsseg_core.base.artifacts import ArtifactStore
 from wsseg_core.base.config import SuperpixelCrfConfig, ZoomOutConfig
@@ -106,7 +105,7 @@ class ImageSuperpixelSeeds:
         segments = superpixels(self.seeds.image, self.superpixels)
         means = superpixel_means(walked.numpy(), segments).clip(0, 1)
         labels = superpixel_crf(self.seeds.image, segments, means, setting)
-        return draw(np.eye(len(means))[:, labels[segments]], self.seeds.classes)
+        return np.concatenate([[0], self.seeds.classes + 1]).astype(np.uint8)[labels[segments]]
 
 
 def _superpixel_masks(run: Run) -> ArtifactStore:
