@@ -1,6 +1,6 @@
 """Small data that several test modules share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +32,15 @@ settings.load_profile("untimed")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The notebooks come first: one process runs them while another runs all else."""
     items.sort(key=lambda item: item.get_closest_marker("notebooks") is None)
+
+
+@pytest.fixture(scope="module")
+def one_process() -> Iterator[None]:
+    """On the CPU, which alone repeats itself to the bit; to start processes takes longer than these tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setattr("wsseg_core.base.parallel.cpu_count", lambda: 1)
+        yield
 
 
 # A classifier that trains in a moment.

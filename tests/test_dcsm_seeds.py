@@ -35,12 +35,7 @@ from wsseg_core.saliency.subtraction import background, candidates, class_maps
 NOTEBOOK = "07_static"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_process() -> Iterator[None]:
-    """Starting processes takes longer than the work; test_parallel.py covers them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wsseg_core.base.parallel.cpu_count", lambda: 1)
-        yield
+pytestmark = pytest.mark.usefixtures("one_process")
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Pairs of masks beside SSDD's own: what a trial says of them, which is chosen, and who reads that."""
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,12 +35,7 @@ from wsseg_core.refine.static_stage import NOTEBOOK, open_refined, refine_masks,
 TRUTH_LOST = 0.5  # share of the object pixels that each mask lacks
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_and_repeatable() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cuda, "is_available", lambda: False)
-        patch.setattr("wsseg_core.base.parallel.cpu_count", lambda: 1)
-        yield
+pytestmark = pytest.mark.usefixtures("one_process")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import math
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,14 +52,7 @@ ALIKE, VANISHING, WITHOUT_CLASS = "2007_000001", "2007_000003", "2007_000005"  #
 Maps = tuple[Tensor, Tensor]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_and_repeatable() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cuda, "is_available", lambda: False)  # only a CPU repeats itself to the bit
-        patch.setattr(
-            "wsseg_core.base.parallel.cpu_count", lambda: 1
-        )  # other processes start slower than this work is done
-        yield
+pytestmark = pytest.mark.usefixtures("one_process")
 
 
 def write_pair(run: Run) -> None:

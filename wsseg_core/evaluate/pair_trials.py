@@ -63,10 +63,8 @@ def pair_trials(run: Run, pairs: Mapping[str, Pair | None], truth: Callable[[str
     Raises:
         WorkbookError: the errors of `train_static`.
     """
-    rows = [
-        (name, *(_trial(run, pair, truth) if _fit(run, name, pair) else UNMEASURED)) for name, pair in pairs.items()
-    ]
-    return pd.DataFrame(rows, columns=list(TRIAL_COLUMNS))
+    found = {name: _trial(run, pair, truth) if _fit(run, name, pair) else UNMEASURED for name, pair in pairs.items()}
+    return pd.DataFrame([(name, *values) for name, values in found.items()], columns=list(TRIAL_COLUMNS))
 
 
 def _fit(run: Run, name: str, pair: Pair | None) -> bool:
