@@ -99,17 +99,17 @@ def test_a_pair_that_cannot_be_compared_is_said_and_left_out(
     assert not run.artifacts("refinement").exists()
 
 
-def trials_of(**refined: float) -> pd.DataFrame:
-    return pd.DataFrame({"pair": refined.keys(), "refined": refined.values()})
+def trials_of(**gains: tuple[float, float]) -> pd.DataFrame:
+    return pd.DataFrame([(name, *of) for name, of in gains.items()], columns=["pair", "ours", "beyond no detector"])
 
 
-def test_the_pair_with_the_best_refined_masks_is_kept(run: Run, pair: Pair) -> None:
+def test_the_pair_that_refinement_makes_the_most_of_is_kept(run: Run, pair: Pair) -> None:
     with pytest.raises(WorkbookError, match=rf"chosen_pair\.json: missing or damaged; run notebook {NOTEBOOK} first"):
         chosen_pair(run)
     pairs = {OWN: None, "made": pair}
-    assert choose_pair(run, trials_of(psa_crf=40.0, made=41.0), pairs) == "made"
+    assert choose_pair(run, trials_of(psa_crf=(2.0, -1.0), made=(0.5, 1.0)), pairs) == "made"
     assert chosen_pair(run) == pair
-    assert choose_pair(run, trials_of(psa_crf=np.nan, made=np.nan), pairs) == OWN  # no true mask
+    assert choose_pair(run, trials_of(psa_crf=(np.nan, np.nan), made=(np.nan, np.nan)), pairs) == OWN  # no true mask
     assert chosen_pair(run) is None
     longer = replace(run.profile.segmentation, steps=3)
     with pytest.raises(WorkbookError, match="made under other settings"):
@@ -117,7 +117,7 @@ def test_the_pair_with_the_best_refined_masks_is_kept(run: Run, pair: Pair) -> N
 
 
 def test_what_follows_reads_the_masks_of_the_chosen_pair(run: Run, pair: Pair) -> None:
-    choose_pair(run, trials_of(made=41.0), {"made": pair})
+    choose_pair(run, trials_of(made=(1.0, 1.0)), {"made": pair})
     train_static(run, pair=pair)
     refine_masks(run, compared(run.profile), run.train_ids, pair=pair)
     masks = pair_masks(run)

@@ -294,6 +294,8 @@ class DynamicConfig:
     # Of the second detector: "batch", SSDD's code: every image counts, changed and unchanged pixels are balanced over
     # the batch; or "image", as of the first: balanced in each image, without those one of whose classes collapses.
     second_loss: str = "batch"
+    # Of the pixels that the CRF sees: 4 is SSDD's (112 of 448).
+    crf_stride: int = _ranged(1, 1, 16)
 
     def __post_init__(self) -> None:
         _check_ranges(self, "dynamic")

@@ -33,7 +33,7 @@ from wsseg_core.evaluate.pair_trials import TRIAL_COLUMNS, pair_trials
 from wsseg_core.refine.mask_pairs import Pair
 from wsseg_core.refine.static_stage import NOTEBOOK
 
-ERRORS = 0.3  # pixels of a rim, as a share of those of the objects
+ERRORS = 0.3  # pixels that are wrong, as a share of those of the objects
 RADII = (0.02, 0.05)  # of the discs, as shares of the longer side
 COLUMNS = ("irregularity", *TRIAL_COLUMNS[1:])
 
@@ -113,8 +113,13 @@ def _wrong(labels: np.ndarray, classes: np.ndarray, rng: np.random.Generator) ->
     return np.where(labels == drawn, 0, drawn)
 
 
-def irregular_pair(run: Run, irregularity: float) -> Pair:
+def irregular_pair(run: Run, irregularity: float, errors: float = ERRORS) -> Pair:
     """Knowledge and advice of the training images, made from their true masks; for evaluation cells alone.
+
+    Args:
+        run: the run.
+        irregularity: of the advice, see `with_errors`.
+        errors: the share of both.
 
     Returns:
         Stores under `artifacts/seeds`. Of every image `mask`, uint8 (H, W), 0..C.
@@ -122,23 +127,25 @@ def irregular_pair(run: Run, irregularity: float) -> Pair:
     Raises:
         WorkbookError: an irregularity out of range, or an image without a mask.
     """
-    own = {"irregularity": irregularity, "errors": ERRORS, "radii": RADII}
+    own = {"irregularity": irregularity, "errors": errors, "radii": RADII}
     settings, folder = run.settings("evaluate.irregular_seeds", **own), run.artifacts("seeds")
-    knowledge = ArtifactStore.create(folder / "rim", settings | {"irregularity": None}, NOTEBOOK)
-    advice = ArtifactStore.create(folder / f"irregular{100 * irregularity:.0f}", settings, NOTEBOOK)
+    share = f"{100 * errors:.0f}"
+    knowledge = ArtifactStore.create(folder / f"rim{share}", settings | {"irregularity": None}, NOTEBOOK)
+    advice = ArtifactStore.create(folder / f"irregular{100 * irregularity:.0f}_{share}", settings, NOTEBOOK)
     missing = list(dict.fromkeys([*knowledge.missing(run.train_ids), *advice.missing(run.train_ids)]))
-    work = partial(_draw, run=run, irregularity=irregularity, knowledge=knowledge, advice=advice)
+    work = partial(_draw, run=run, level=(irregularity, errors), knowledge=knowledge, advice=advice)
     for _ in parallel_map(work, missing, description="masks with made errors", chunk=8, few=FEW_IMAGES):
         pass
     return knowledge, advice
 
 
-def _draw(image_id: str, run: Run, irregularity: float, knowledge: ArtifactStore, advice: ArtifactStore) -> None:
+def _draw(image_id: str, run: Run, level: tuple[float, float], knowledge: ArtifactStore, advice: ArtifactStore) -> None:
+    irregularity, errors = level
     truth = without_void(VocMasks(run.devkit).mask(image_id))
     rng = np.random.default_rng([run.seed, zlib.crc32(image_id.encode())])
     if not knowledge.has(image_id):  # it is that of every irregularity
-        knowledge.save(image_id, mask=with_rim(truth, ERRORS))
-    advice.save(image_id, mask=with_errors(truth, ERRORS, irregularity, rng))
+        knowledge.save(image_id, mask=with_rim(truth, errors))
+    advice.save(image_id, mask=with_errors(truth, errors, irregularity, rng))
 
 
 def irregular_sweep(run: Run, levels: Sequence[float]) -> pd.DataFrame:

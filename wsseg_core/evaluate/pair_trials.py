@@ -111,8 +111,9 @@ def compared(profile: Profile) -> list[StaticSetting]:
 
 
 def choose_pair(run: Run, trials: pd.DataFrame, pairs: Mapping[str, Pair | None]) -> str:
-    """Take the pair whose refined masks are best, the first of several, and keep it for what comes after.
+    """Take the pair that refinement makes the most of, the first of several, and keep it for what comes after.
 
+    What counts is the smaller of two gains: over the better mask of the pair, and over the biases without a detector.
     Without true masks it is SSDD's own.
 
     Args:
@@ -123,8 +124,8 @@ def choose_pair(run: Run, trials: pd.DataFrame, pairs: Mapping[str, Pair | None]
     Returns:
         The name of the pair.
     """
-    measured = trials.dropna(subset="refined")
-    best = OWN if measured.empty else str(measured.nlargest(1, "refined")["pair"].iloc[0])
+    gains = trials.set_index("pair")[["ours", "beyond no detector"]].dropna().min(axis=1)
+    best = OWN if gains.empty else str(gains.idxmax())
     folders = [masks.folder.relative_to(run.folder).as_posix() for masks in pairs[best] or ()]
     write_json(_path(run), {"pair": best, "folders": folders, "settings": training_settings(run)})
     return best

@@ -46,7 +46,7 @@ from wsseg_core.segment.retraining import (
 )
 
 NOTEBOOK = "08_dynamic_refinement"
-SNAPSHOTS = 8  # on the way, at equal intervals
+SNAPSHOTS = 5  # on the way, at equal intervals
 WATCHED = 50  # training images whose taught masks are kept with each, enough for an interval
 
 
@@ -113,7 +113,8 @@ def train_dynamic(
 
 def _recipe(run: Run, step: DynamicStep, seed: ArtifactStore, store: ArtifactStore) -> Recipe:
     own = asdict(run.profile.dynamic)
-    del own["warmup_steps"], own["second_loss"]
+    for name in ("warmup_steps", "second_loss", "crf_stride"):  # of the step alone
+        del own[name]
     config = replace(run.profile.segmentation, **own)
     net, network = step.net, step.net.segmentation
     parts = network.encoder, [network.head, net.sub_head, net.detectors]
@@ -133,7 +134,7 @@ def _new_step(run: Run, setting: DynamicSetting, start: SegmentationNet, pool: C
     difference, dynamic = run.profile.difference, run.profile.dynamic
     net = DynamicNet(start, difference.channels, setting.modules, difference.stride)
     biases = replace(training_biases(difference), background=setting.background)
-    return DynamicStep(net, setting, biases, pool, dynamic.warmup_steps, dynamic.second_loss)
+    return DynamicStep(net, setting, biases, pool, dynamic.warmup_steps, dynamic.second_loss, dynamic.crf_stride)
 
 
 def _loss(step: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
@@ -181,8 +182,8 @@ def _trained_step(run: Run, setting: DynamicSetting) -> DynamicStep:
 def _save_snapshot(run: Run, store: ArtifactStore, step: DynamicStep, seed: ArtifactStore, number: int) -> None:
     """Write what the main branch draws of a few images after a number of steps, and what it would be taught of more."""
     if step.setting.modules == 2:
-        watched = run.train_ids[:WATCHED]
-        store.save(f"taught{number:07d}", **{image_id: _taught(run, step, seed, image_id) for image_id in watched})
+        halves = {image_id: _look(step, run, seed, image_id) for image_id in run.train_ids[:WATCHED]}  # CRFs begin
+        store.save(f"taught{number:07d}", **{image_id: _taught(step, half) for image_id, half in halves.items()})
     plain, masks = segmentation_setting(run.profile, "snapshot"), {}
     for image_id in run.train_example_ids:
         image, drawn = run.devkit.image(image_id), run.devkit.labels(image_id) > 0
@@ -208,7 +209,7 @@ def snapshots(run: Run, name: str) -> dict[int, dict[str, np.ndarray]]:
         name: of the setting.
 
     Returns:
-        By step, from 0, the network that it started from, in about 8 intervals; by image id: uint8 (H, W), 0..C.
+        By step, from 0, the network that it started from, in about 5 intervals; by image id: uint8 (H, W), 0..C.
 
     Raises:
         WorkbookError: nothing was trained under this name.
@@ -238,14 +239,9 @@ def taught(run: Run, name: str) -> dict[int, dict[str, np.ndarray]]:
     return {int(number.removeprefix("taught")): store.load(number) for number in kept}
 
 
-def _both_steps(step: DynamicStep, run: Run, seed: ArtifactStore, image_id: str) -> tuple[Half, Tensor, Tensor]:
-    """One training image, not augmented, and the results of both steps, (1, h, w)."""
-    half = _look(step, run, seed, image_id)
-    return half, *_results(step, half)
-
-
 @torch.no_grad()
 def _look(step: DynamicStep, run: Run, seed: ArtifactStore, image_id: str) -> Half:
+    """One training image, not augmented."""
     image, device = run.devkit.image(image_id), step.steps_seen.device
     mask = torch.from_numpy(seed.load(image_id)["mask"])[None]
     size = input_size(image, _sizes(run)[0])
@@ -256,14 +252,14 @@ def _look(step: DynamicStep, run: Run, seed: ArtifactStore, image_id: str) -> Ha
 
 @torch.no_grad()
 def _results(step: DynamicStep, half: Half) -> tuple[Tensor, Tensor]:
+    """Results of both steps, (1, h, w)."""
     first, _ = step.first_step(half)
     return first, step.second_step(half, first)[0]
 
 
-def _taught(run: Run, step: DynamicStep, seed: ArtifactStore, image_id: str) -> np.ndarray:
+def _taught(step: DynamicStep, half: Half) -> np.ndarray:
     """Seed and result 2, uint8 (2, h, w)."""
-    half, _, second = _both_steps(step, run, seed, image_id)
-    return torch.cat([half.seed, second]).cpu().numpy()
+    return torch.cat([half.seed, _results(step, half)[1]]).cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -293,7 +289,9 @@ def refine_image(run: Run, setting: DynamicSetting, seed: ArtifactStore, image_i
     """
     if setting.modules < 2:
         raise WorkbookError(f"{setting.name}: it does not take both steps of refinement; use a setting that does")
-    half, first, second = _both_steps(_trained_step(run, setting), run, seed, image_id)
+    step = _trained_step(run, setting)
+    half = _look(step, run, seed, image_id)
+    first, second = _results(step, half)
     drawn, size = (half.prediction, half.advice, first, half.seed, second), run.devkit.image(image_id).shape[:2]
     return ImageSteps(*(resize_masks(masks, size)[0].numpy() for masks in drawn))
 

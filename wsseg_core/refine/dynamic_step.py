@@ -19,9 +19,9 @@ Departures, with what was measured on drawn scenes of 160 pixels:
 
 - Over the first `warmup` steps, where there are any, the branches learn the seed alone while the detectors learn to
   foresee; a run of few steps would otherwise be taught at its highest rate what detectors draw that know nothing yet.
-- The CRF sees the pixels of the crop without its padding, with widths for an image of that size. The authors' sees 112×
-  112 pixels with the widths of whole photographs, 3 iterations: copied to the letter, its network had a mean IoU of
-  34.2 on val, against 40.4.
+- The CRF sees the crop without its padding, at the stride `dynamic.crf_stride`, with widths for an image of that size.
+  The authors' sees 112×112 pixels (stride 4) with the widths of whole photographs, 3 iterations: copied to the letter,
+  its network had a mean IoU of 34.2 on val, against 40.4.
 - A run of few epochs starts at the network of the static seeds, where theirs start at PSA's ResNet-38.
 - One optimiser keeps its state over the whole training; theirs is made anew at every step, so that it has no momentum.
 - Images are cropped with their proportions and without colour jitter; what that is worth was not measured.
@@ -105,7 +105,7 @@ class Half:
         labels: image-level labels, bool (B, C).
         prediction: m^r, uint8 (B, h, w): the best, in the main branch, of the background and the image's own labels.
         crfs: one an image.
-        size: (H, W) of the crop that the CRFs see.
+        size: (H, W) of what the CRFs see of the crop.
     """
 
     branches: Branches
@@ -153,6 +153,7 @@ class DynamicStep(nn.Module):
         pool: for the CRFs.
         warmup: steps of the training before the branches learn from what the detectors draw.
         second_loss: see `config.DynamicConfig`.
+        crf_stride: see `config.DynamicConfig`.
 
     Raises:
         WorkbookError: another loss.
@@ -168,12 +169,13 @@ class DynamicStep(nn.Module):
         pool: CrfPool,
         warmup: int = 0,
         second_loss: str = "batch",
+        crf_stride: int = 1,
     ) -> None:
         super().__init__()
         if second_loss not in BALANCES:
             raise WorkbookError(f"dynamic.second_loss {second_loss!r} is unknown; use one of {', '.join(BALANCES)}")
         self.net, self.setting, self.biases, self.pool, self.warmup = net, setting, biases, pool, warmup
-        self.second_loss = second_loss
+        self.second_loss, self.crf_stride = second_loss, crf_stride
         self.register_buffer("steps_seen", torch.zeros((), dtype=torch.long))
 
     def forward(self, images: Tensor, masks: Tensor, labels: Tensor, *maps: Tensor) -> Tensor:
@@ -212,14 +214,17 @@ class DynamicStep(nn.Module):
             raise WorkbookError("the scores of the network are no longer finite; lower dynamic.learning_rate")
         small = resize_masks(seed, branches.main.scores.shape[-2:])
         prediction = _best_labels(branches.main.scores, labels).masked_fill_(small == VOID, VOID)
-        crfs = self._submit(branches.main.scores, images, seed, labels) if self.setting.refinement else []
-        return Half(branches, small, labels, prediction, crfs, seed.shape[1:])
+        size = torch.Size(-(-side // self.crf_stride) for side in seed.shape[1:])
+        crfs = self._submit(branches.main.scores, images, seed, labels, size) if self.setting.refinement else []
+        return Half(branches, small, labels, prediction, crfs, size)
 
-    def _submit(self, scores: Tensor, images: Tensor, seed: Tensor, labels: Tensor) -> list[PendingCrf]:
-        crfs = []
-        for of_image, pixels, mask, present in zip(scores, _pixels(images), seed, labels, strict=True):
+    def _submit(
+        self, scores: Tensor, images: Tensor, seed: Tensor, labels: Tensor, size: torch.Size
+    ) -> list[PendingCrf]:
+        crfs, seen, seeds = [], _pixels(F.adaptive_avg_pool2d(images, size)), resize_masks(seed, size)
+        for of_image, pixels, mask, present in zip(scores, seen, seeds, labels, strict=True):
             names, window = _own_labels(present), _window(mask.cpu().numpy())
-            probabilities = _probabilities(of_image, names, mask.shape)
+            probabilities = _probabilities(of_image, names, size)
             rows = self.pool.submit(pixels[window], probabilities[:, *window].cpu().numpy())
             crfs.append(PendingCrf(names, window, rows))
         return crfs
@@ -286,7 +291,7 @@ def _branch_loss(half: Half, result: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _probabilities(scores: Tensor, names: Tensor, size: torch.Size) -> Tensor:
-    """Softmax over some labels of one image, at the size of the crop: float32 (K, H, W) from scores (C+1, h, w)."""
+    """Softmax over some labels of one image, at another size: float32 (K, H, W) from scores (C+1, h, w)."""
     return F.interpolate(scores[names.long()][None].float(), tuple(size), mode="bilinear")[0].softmax(0)
 
 
