@@ -173,6 +173,12 @@ def can_be_made(run: Run) -> bool:
 
 
 def shorter(run: Run) -> Run:
-    """The run whose networks train for `sweeps.irregular_steps`."""
-    segmentation = replace(run.profile.segmentation, steps=run.profile.sweeps.irregular_steps)
-    return replace(run, profile=replace(run.profile, segmentation=segmentation))
+    """The run whose networks train for `sweeps.irregular_steps`, and their dynamic stage for no more than that."""
+    profile, steps = run.profile, run.profile.sweeps.irregular_steps
+    dynamic = replace(
+        profile.dynamic,
+        steps=min(profile.dynamic.steps, steps),
+        warmup_steps=min(profile.dynamic.warmup_steps, steps // 4),
+    )
+    segmentation = replace(profile.segmentation, steps=steps)
+    return replace(run, profile=replace(profile, segmentation=segmentation, dynamic=dynamic))

@@ -29,7 +29,7 @@ def dynamic_sweep(run: Run, levels: Sequence[float]) -> pd.DataFrame:
     """Train the dynamic stage and its control from seeds of several irregularities.
 
     Args:
-        run: the run; the networks that the stage starts from take `sweeps.irregular_steps`.
+        run: the run; all networks train for `sweeps.irregular_steps`, or fewer (`shorter`).
         levels: irregularities, 0 to 1.
 
     Returns:
