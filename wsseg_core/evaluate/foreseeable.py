@@ -1,12 +1,11 @@
 """How foreseeable are the errors of masks? Where pairs stand by the condition under which refinement can pay.
 
-SSDD (Shimoda & Yanai, ICCV 2019) believes the mask whose change is *less* foreseen, so that it needs a knowledge whose
-errors can be foreseen from the image better than those of its advice. How well they can is measured here by a reader
-that is shown the true errors of half of the images, and asked where those of the other half are: the area under its
-ROC curve, over all cells of the grid. The authors do not measure it; nothing that learns masks reads the answer.
+SSDD (Shimoda & Yanai, ICCV 2019) rests on errors that have no rule. Whether those of some masks have one is measured
+here by a reader that is shown the true errors of half of the images, and asked from the image alone, without its mask,
+where those of the other half are: the area under its ROC curve, over all cells of the grid. The authors do not measure
+it; nothing that learns masks reads the answer.
 
-The reader is linear: logistic regression over the trunk's three taps (principal components), the label, and how much
-of the neighbourhood has the same label; all of it once more where the label is no background.
+The reader is linear: logistic regression over the principal components of the trunk's three taps.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +14,10 @@ from dataclasses import astuple
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
 
 from wsseg_core.base.artifacts import ArtifactStore
 from wsseg_core.classify.classifier import load_classifier
@@ -38,7 +35,6 @@ from wsseg_core.segment.predictions import input_size
 from wsseg_core.segment.retraining import scaled
 
 COMPONENTS = 64
-NEIGHBOURHOODS = (3, 7)  # cells a side
 COLUMNS = ("pair", *(f"{mask} {word}" for mask in ("K", "A") for word in ("foreseen", "low", "high")))
 
 
@@ -92,36 +88,27 @@ def _foreseen(
     run: Run, looks: Sequence[np.ndarray], masks: Sequence[np.ndarray], truths: Sequence[np.ndarray]
 ) -> tuple[float, ...]:
     """The area and its interval: each half of the images is read by who has seen the errors of the other."""
-    read = [_cells(*of_image, run.devkit.num_classes) for of_image in zip(looks, masks, truths, strict=True)]
+    read = [_cells(*of_image) for of_image in zip(looks, masks, truths, strict=True)]
     counts = np.zeros((len(read), 2, BINS), int)
     for half in (0, 1):
         x, wrong = (np.concatenate(values) for values in zip(*read[1 - half :: 2], strict=True))
         if len(np.unique(wrong)) < 2:
             return (np.nan,) * 3
-        reader = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=200)).fit(x, wrong)
+        reader = LogisticRegression(max_iter=200).fit(x, wrong)
         for index in range(half, len(read), 2):
             counts[index] = _histograms(reader, *read[index])
     drawn = area_under_curve(bootstrap_sums(counts, run.profile.sweeps.bootstrap_samples, run.seed))
     return astuple(area_interval(counts.sum(0), drawn))
 
 
-def _cells(look: np.ndarray, mask: np.ndarray, truth: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of the cells of an image that are not void: what is read, float32 (n, features), and where it is wrong, (n,)."""
-    both = resize_masks(torch.from_numpy(np.stack([mask, truth])), look.shape[1:])
-    labels = F.one_hot(both[0].long().clamp_max(classes + 1), classes + 2)[..., : classes + 1]  # void is none of them
-    labels = labels.permute(2, 0, 1).float()
-    alike = [(_mean_around(labels, side) * labels).sum(0, keepdim=True) for side in NEIGHBOURHOODS]
-    seen = torch.cat([torch.from_numpy(look), *alike])
-    x = torch.cat([seen, seen * labels[1:].sum(0), labels]).flatten(1).T
-    counted = (both != VOID).all(0).flatten()
-    return x[counted].numpy(), (both[0] != both[1]).flatten()[counted].numpy()
+def _cells(look: np.ndarray, mask: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of the cells of an image that are not void: what is read, float32 (n, components), and what is wrong, (n,)."""
+    both = resize_masks(torch.from_numpy(np.stack([mask, truth])), look.shape[1:]).flatten(1).numpy()
+    counted = (both != VOID).all(0)
+    return look.reshape(len(look), -1).T[counted], (both[0] != both[1])[counted]
 
 
-def _mean_around(maps: Tensor, side: int) -> Tensor:
-    return F.avg_pool2d(maps[None], side, stride=1, padding=side // 2, count_include_pad=False)[0]
-
-
-def _histograms(reader: Pipeline, x: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+def _histograms(reader: LogisticRegression, x: np.ndarray, wrong: np.ndarray) -> np.ndarray:
     """Histograms of the probability of an error, of right cells and of wrong ones, int64 (2, BINS)."""
     places = np.minimum(reader.predict_proba(x)[:, 1] * BINS, BINS - 1).astype(int)
     return np.stack([np.bincount(places[of], minlength=BINS) for of in (~wrong, wrong)])

@@ -90,8 +90,8 @@ SECTIONS = (
     Section("How foreseeable the errors of both masks are", "07_foreseeable",
             {"K and A": "{pair}", "errors of K": "{K foreseen:.3f} [{K low:.3f}, {K high:.3f}]",
              "errors of A": "{A foreseen:.3f} [{A low:.3f}, {A high:.3f}]", "beyond the better": "{ours}"},
-            "Area under the curve of a linear reader that has seen the errors of other images; 0.5 is chance. Made "
-            "pairs have an irregularity."),
+            "Area under the curve of a linear reader that has seen the errors of other images, and of this one the "
+            "image alone; 0.5 is chance. Made pairs have an irregularity."),
     Section("Seeds of the chosen pair", "07_chosen_pair", {"seeds": "{row}", "on train": OURS}),
     Section("Networks on seeds, with CRF", "10_ssdd_networks", BESIDE),
     Section("Dynamic refinement, with CRF", "10_ssdd_dynamic", BESIDE),
