@@ -1,9 +1,13 @@
 """Small data that several test modules share."""
 
+import base64
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import ipywidgets
 import numpy as np
 import pytest
 import torch
@@ -11,14 +15,17 @@ from hypothesis import HealthCheck, settings
 from PIL import Image
 from torch import Tensor, nn
 
+from wsseg_core.affinity.cam import extract_cams, new_cam
+from wsseg_core.affinity.psa import extract_walks, load_affinity, make_affinity_labels, train_affinity
 from wsseg_core.base.config import ClassifierConfig, load_profile
-from wsseg_core.classify.classifier import new_classifier
+from wsseg_core.classify.classifier import new_classifier, train_classifier
 from wsseg_core.data.images import write_palette_png
 from wsseg_core.data.run import Run
 from wsseg_core.nets.folding import fold_batch_norm
 from wsseg_core.saliency.gradients import prepare
 
 TINY_CLASSES = ("cat", "dog", "sheep")
+WITHOUT_CLASS = "2007_000005"  # of `staged`: an image whose annotation names nothing
 TINY_SPLITS = {
     "train": ["2007_000001", "2007_000002", "2007_000003", "2007_000004", "2007_000005", "2007_000006"],
     "val": ["2008_000001", "2008_000002", "2008_000003"],
@@ -84,6 +91,29 @@ def model(run: Run) -> nn.Module:
     return prepare(fold_batch_norm(new_classifier(run.profile.classifier, 3, seed=0)))
 
 
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory: pytest.TempPathFactory, one_process: None) -> Run:
+    """A run on the tiny devkit with all stages of notebook 06 behind it, but for its networks; only to be read."""
+    folder = tmp_path_factory.mktemp("staged")
+    write_tiny_devkit(folder / "devkit")
+    (folder / "devkit" / "Annotations" / f"{WITHOUT_CLASS}.xml").write_text("<annotation/>")
+    profile = load_profile("smoke")
+    data = replace(profile.data, source="voc", devkit=str(folder / "devkit"))
+    classifier = replace(
+        profile.classifier, width=2, fc_channels=4, precision="float32", checkpoint_every=1, head_steps=0, steps=1
+    )
+    cam = replace(profile.cam, channels=4, image_size=32)
+    affinity = replace(profile.affinity, steps=3)
+    profile = replace(profile, data=data, classifier=classifier, cam=cam, affinity=affinity)
+    run = Run(profile, 0, folder / "results")
+    train_classifier(run)
+    extract_cams(run, new_cam(run).eval(), run.train_ids)
+    make_affinity_labels(run, run.train_ids, workers=1)
+    train_affinity(run)
+    extract_walks(run, load_affinity(run), run.train_ids)
+    return run
+
+
 def write_tiny_devkit(root: Path, classes: tuple[str, ...] = TINY_CLASSES) -> None:
     for folder in ("JPEGImages", "Annotations", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)
@@ -119,6 +149,23 @@ def _write_annotation(root: Path, image_id: str, names: list[str]) -> None:
     )
     xml = f"<annotation><filename>{image_id}.jpg</filename>{objects}</annotation>"
     (root / f"Annotations/{image_id}.xml").write_text(xml)
+
+
+def view(box: ipywidgets.VBox) -> str:
+    """What an explorer shows below its controls, HTML."""
+    return box.children[-1].value
+
+
+def shown(box: ipywidgets.VBox) -> list[np.ndarray]:
+    """The pictures of an explorer, RGB; after them the samples of its legend."""
+    encoded = [base64.b64decode(text) for text in re.findall(r"data:image/png;base64,([^']+)", view(box))]
+    return [cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[..., ::-1] for png in encoded]
+
+
+def selectors(box: ipywidgets.VBox) -> dict[str, ipywidgets.Widget]:
+    """The controls of an explorer by the name that stands beside them."""
+    widgets = [widget for row in box.children[:-1] for widget in row.children]
+    return {widget.description: widget for widget in widgets if widget.description}
 
 
 Loss = Callable[[nn.Module, tuple[Tensor, ...]], Tensor]

@@ -1,18 +1,16 @@
 """The factor lab: the same scene drawn anew in an explorer, and a study that trains with every value of a factor."""
 
-import base64
 import os
 import re
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import ipywidgets
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import NARROW
+from conftest import NARROW, selectors, shown, view
 from matplotlib.figure import Figure
 from numpy.testing import assert_array_equal
 
@@ -71,19 +69,6 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     begun: list[Run] = []
     monkeypatch.setattr(study, "train_classifier", lambda run: begun.append(run) or train_classifier(run))
     return begun
-
-
-def view(box: ipywidgets.VBox) -> str:
-    return box.children[-1].value
-
-
-def selectors(box: ipywidgets.VBox) -> dict[str, ipywidgets.Widget]:
-    return {selector.description: selector for row in box.children[:-1] for selector in row.children}
-
-
-def shown(box: ipywidgets.VBox) -> list[np.ndarray]:
-    encoded = [base64.b64decode(text) for text in re.findall(r"data:image/png;base64,([^']+)", view(box))]
-    return [cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[..., ::-1] for png in encoded]
 
 
 class TestExplorer:

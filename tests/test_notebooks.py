@@ -9,6 +9,7 @@ from pathlib import Path
 import ipywidgets
 import pandas as pd
 import pytest
+from conftest import selectors, view
 from matplotlib import pyplot as plt
 from PIL import Image
 
@@ -128,16 +129,16 @@ def test_every_explorer_answers_and_shows_the_truth_when_asked(
 ) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv(HEADLESS, raising=False)
-    *rows, view = make(open_run("smoke", 0, str(results))).children
-    selectors = {selector.description: selector for row in rows for selector in row.children}
-    truth = selectors.pop("truth")
+    box = make(open_run("smoke", 0, str(results)))
+    controls = selectors(box)
+    truth = controls.pop("truth")
     truth.value = True
-    assert "truth, for evaluation only" in view.value
-    assert ("mean IoU" in view.value) == (make is not saliency.saliency_explorer)  # which draws no mask
+    assert "truth, for evaluation only" in view(box)
+    assert ("mean IoU" in view(box)) == (make is not saliency.saliency_explorer)  # which draws no mask
     truth.value = False
-    for name in selectors.keys() - {"shows"}:
-        selectors[name].index = (selectors[name].index + 1) % len(selectors[name].options)
-        assert "<figure" in view.value
+    for name in controls.keys() - {"shows"}:
+        controls[name].index = (controls[name].index + 1) % len(controls[name].options)
+        assert "<figure" in view(box)
 
 
 def test_a_second_run_has_nothing_to_do(results: Path) -> None:

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import ipywidgets
 import numpy as np
 import pytest
 import torch
-from conftest import killed_at_call, write_tiny_devkit
-from torch import nn
+from conftest import WITHOUT_CLASS, killed_at_call, selectors, view
+from torch import Tensor, nn
 
 from wsseg_core.affinity import psa
 from wsseg_core.affinity.cam import extract_cams, load_cams, new_cam, open_cams
@@ -23,7 +24,9 @@ from wsseg_core.affinity.psa import (
     open_affinity_labels,
     open_walks,
     train_affinity,
+    walker,
 )
+from wsseg_core.affinity.random_walk import random_walk
 from wsseg_core.affinity.seeds import (
     ImageSeeds,
     SeedMaps,
@@ -35,7 +38,7 @@ from wsseg_core.affinity.seeds import (
 )
 from wsseg_core.base.config import CrfConfig, load_profile
 from wsseg_core.base.errors import WorkbookError
-from wsseg_core.classify.classifier import load_classifier, train_classifier
+from wsseg_core.classify.classifier import load_classifier
 from wsseg_core.crf.dense import dense_crf
 from wsseg_core.data.run import Run
 from wsseg_core.data.transforms import normalise
@@ -44,9 +47,10 @@ from wsseg_core.evaluate.metrics import SEED_PROTOCOL
 from wsseg_core.evaluate.scoring import score_settings
 from wsseg_core.nets.affinity import AffinityNet
 from wsseg_core.nets.folding import fold_batch_norm
+from wsseg_core.workbook.explorers.affinity import walk_explorer, walk_start
+from wsseg_core.workbook.widgets import HEADLESS
 
 CRF = CrfConfig(iterations=2)
-WITHOUT_CLASS = "2007_000005"  # an image whose annotation names nothing
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -54,29 +58,6 @@ def quick_and_repeatable() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: False)  # only a CPU repeats itself to the bit
         yield
-
-
-@pytest.fixture(scope="module")
-def staged(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run with all stages behind it, only to be read."""
-    folder = tmp_path_factory.mktemp("staged")
-    write_tiny_devkit(folder / "devkit")
-    (folder / "devkit" / "Annotations" / f"{WITHOUT_CLASS}.xml").write_text("<annotation/>")
-    profile = load_profile("smoke")
-    data = replace(profile.data, source="voc", devkit=str(folder / "devkit"))
-    classifier = replace(
-        profile.classifier, width=2, fc_channels=4, precision="float32", checkpoint_every=1, head_steps=0, steps=1
-    )
-    cam = replace(profile.cam, channels=4, image_size=32)
-    affinity = replace(profile.affinity, steps=3)
-    profile = replace(profile, data=data, classifier=classifier, cam=cam, affinity=affinity)
-    run = Run(profile, 0, folder / "results")
-    train_classifier(run)
-    extract_cams(run, new_cam(run).eval(), run.train_ids)
-    make_affinity_labels(run, run.train_ids, workers=1)
-    train_affinity(run)
-    extract_walks(run, load_affinity(run), run.train_ids)
-    return run
 
 
 def with_affinity(run: Run, **values: object) -> Run:
@@ -365,3 +346,37 @@ def test_maps_survive_the_way_to_a_worker(staged: Run) -> None:
     sent = pickle.loads(pickle.dumps(maps))
     for row in seed_settings(staged.profile):
         np.testing.assert_array_equal(sent.of(image_id).mask(row), maps.of(image_id).mask(row))
+
+
+def test_the_explorer_walks_as_the_stage_does(staged: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(HEADLESS, raising=False)
+    net, cams, image_id = fold_batch_norm(load_affinity(staged)), open_cams(staged), staged.train_ids[0]
+    begin = walk_start(staged, net)
+    for alpha, beta, steps in ((16.0, 8.0, 16), (2.0, 1.0, 1), (2.0, 1.0, 64)):
+        _, cam = load_cams(cams, image_id, staged.devkit.image(image_id).shape[:2])
+        walked = walker(with_affinity(staged, beta=beta), net)(image_id, cam, alpha, steps)
+        start = begin(image_id, alpha, beta)
+        torch.testing.assert_close(random_walk(start.transition, start.scores, steps), walked)
+
+
+def test_a_button_plays_the_walk_and_the_network_looks_at_the_image_once(
+    staged: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(HEADLESS, raising=False)
+    looks: list[Tensor] = []
+    plain = AffinityNet.forward
+    monkeypatch.setattr(AffinityNet, "forward", lambda net, images: looks.append(images) or plain(net, images))
+    box = walk_explorer(staged)
+    slider = selectors(box)["steps"]
+    (player,) = [widget for widget in box.children[-2].children if isinstance(widget, ipywidgets.Play)]
+    assert (player.value, player.max) == (slider.index, len(slider.options) - 1)
+    frames = []
+    for frame in range(player.max + 1):
+        player.value = frame
+        assert slider.index == frame
+        frames.append(view(box))
+    assert slider.value == 1024
+    assert len({*frames}) == len(frames)
+    assert len(looks) == 1
+    slider.index = 2
+    assert player.value == 2

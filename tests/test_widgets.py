@@ -1,16 +1,15 @@
 """Explorers: what a slider changes, what the switch of the truth shows, and what is shown where there is no slider."""
 
-import base64
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import ipywidgets
 import numpy as np
 import pytest
 import torch
+from conftest import selectors, shown, view
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -43,20 +42,6 @@ def headless(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def at_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(HEADLESS, raising=False)
-
-
-def view(box: ipywidgets.VBox) -> str:
-    return box.children[-1].value
-
-
-def shown(box: ipywidgets.VBox) -> list[np.ndarray]:
-    """The pictures of an explorer, RGB; after them the samples of its legend."""
-    encoded = [base64.b64decode(text) for text in re.findall(r"data:image/png;base64,([^']+)", view(box))]
-    return [cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[..., ::-1] for png in encoded]
-
-
-def selectors(box: ipywidgets.VBox) -> dict[str, ipywidgets.Widget]:
-    return {selector.description: selector for row in box.children[:-1] for selector in row.children}
 
 
 class MadeUpMaps:
@@ -174,8 +159,8 @@ def test_numbers_get_a_slider_and_names_a_menu(run: Run) -> None:
     kinds = {name: type(selector) for name, selector in selectors(box).items()}
     assert kinds == {
         "shows": ipywidgets.Dropdown,
-        "image": ipywidgets.Dropdown,
         "truth": ipywidgets.Checkbox,
+        "image": ipywidgets.Select,
         "shade": ipywidgets.SelectionSlider,
         "kind": ipywidgets.Dropdown,
     }

@@ -1,4 +1,4 @@
-"""The component of all explorers: controls and an image picker above pictures that follow them.
+"""The component of all explorers: controls and thumbnails of images above pictures that follow them.
 
 Maps are on disk already, or made on the spot in less than a second, so that a slider answers at once. Where nobody can
 move one, in a notebook that is run headless, an explorer is a figure of a few settings instead. The true mask is read
@@ -23,14 +23,19 @@ from wsseg_core.data.run import Run
 from wsseg_core.evaluate.one_image import iou_text, true_mask
 from wsseg_core.workbook import palette
 from wsseg_core.workbook.plots import HEAT, colourise, overlay, show_rows
+from wsseg_core.workbook.thumbnails import image_list, style_sheet, when_idle
 
 HEADLESS = "WSSEG_HEADLESS"  # set in the environment of a notebook that runs without a browser
 PICKED = 60  # images to choose from; enough to find several of each class
 EVERY = "any class"
 TRUTH = "truth, for evaluation only"
-PICTURE_WIDTH = 220  # pixels on the screen
+PICTURE_SIDE = 220  # pixels on the screen at most; three of them and the truth fit in a row
+SHORTER = 146  # pixels: the height of pictures where there are more, so that two rows fit below the controls
+CONTROL_WIDTH = 225  # pixels; four in a row beside the folders of JupyterLab, on a screen of 1366
 TITLE_LETTERS = 18  # that fit beside a picture of the panel
 WRAPPED = {"flex_flow": "row wrap"}
+IN_ROWS = "display:flex;flex-wrap:wrap;gap:6px;line-height:1.3"
+FRAME = 600  # milliseconds between the values that a button plays; what is not drawn by then is left out
 
 
 class Masked(NamedTuple):
@@ -92,6 +97,7 @@ def explorer(
     controls: Controls,
     panel: Sequence[Setting],
     truth: Callable[..., Masked | None] | None = None,
+    play: str | None = None,
 ) -> ipywidgets.VBox | Figure:
     """Controls above pictures that follow them; headless, a figure with one row of pictures for each setting.
 
@@ -103,12 +109,14 @@ def explorer(
         panel: settings to show headless; the first of them is where the controls start.
         truth: the true mask over its image, of the arguments of `draw`, where they change it; None where there is none.
             The devkit's when left out.
+        play: a control of numbers that gets a button, which moves it on from value to value.
 
     Returns:
         What the last line of a cell displays.
     """
     if interactive():
-        return _controlled(run, list(ids)[:PICKED], draw, controls, panel[0], truth or partial(_of_devkit, run))
+        truth_of = truth or partial(_of_devkit, run)
+        return _controlled(run, list(ids)[:PICKED], draw, controls, panel[0], truth_of, play)
     rows = [draw(ids[0], **{name: controls[name][label] for name, label in setting.items()}) for setting in panel]
     pictures = [[_picture(picture) for picture in row.values()] for row in rows]
     figure = show_rows(pictures, list(rows[0]), _titles(panel))
@@ -142,39 +150,58 @@ def _controlled(
     controls: Controls,
     start: Setting,
     truth_of: Callable[..., Masked | None],
+    play: str | None,
 ) -> ipywidgets.VBox:
     names = list(run.devkit.classes)
-    shows = ipywidgets.Dropdown(options=[EVERY, *names], description="shows")
-    image = ipywidgets.Dropdown(options=_captioned(run, ids), description="image")
-    truth = ipywidgets.Checkbox(value=False, description="truth")
+    shows = _selector("shows", {name: name for name in (EVERY, *names)}, EVERY)
+    truth = ipywidgets.Checkbox(description="truth", indent=False, layout={"width": "100px"})
+    image, thumbnails = image_list(), ipywidgets.HTML(layout={"display": "none"})
+    chosen = ipywidgets.Label()
     selectors = {name: _selector(name, choices, start[name]) for name, choices in controls.items()}
     view = ipywidgets.HTML()
 
-    def filter_images(_: Any) -> None:
+    def filter_images(_: Any = None) -> None:
         wanted = [i for i in ids if shows.value == EVERY or run.devkit.labels(i)[names.index(shows.value)]]
         image.options = _captioned(run, wanted)
         image.index = 0 if wanted else None
+        when_idle(show_thumbnails)  # the pictures that follow the controls come first
+
+    def show_thumbnails() -> None:
+        thumbnails.value = style_sheet(image, run.devkit, [image_id for _, image_id in image.options])
 
     def update(_: Any = None) -> None:
+        chosen.value = image.label or ""
         if image.value is None:
             view.value = "<p>None of these images shows this class.</p>"
             return
         values = {name: selector.value for name, selector in selectors.items()}
         row = dict(draw(image.value, **values))
+        height = PICTURE_SIDE if len(row) <= 3 else SHORTER
         true = truth_of(image.value, **values) if truth.value else None
         mask = true.mask if true else None
         if true:
             row[TRUTH] = true
-        cells = "".join(_cell(title, picture, mask, names) for title, picture in row.items())
+        cells = "".join(_cell(title, picture, mask, names, height) for title, picture in row.items())
         missing = "<p>This data set has no mask of this image.</p>" * (truth.value and mask is None)
-        view.value = f"<div style='display:flex;flex-wrap:wrap;gap:6px'>{cells}</div>{missing}{_legend(row, names)}"
+        view.value = f"<div style='{IN_ROWS}'>{cells}</div>{missing}{_legend(row, names)}"
 
+    filter_images()
     shows.observe(filter_images, "value")
     for selector in (image, truth, *selectors.values()):
         selector.observe(update, "value")
     update()
-    pickers = ipywidgets.Box([shows, image, truth], layout=WRAPPED)
-    return ipywidgets.VBox([pickers, ipywidgets.Box([*selectors.values()], layout=WRAPPED), view])
+    pickers = ipywidgets.Box([shows, truth, chosen], layout=WRAPPED)
+    players = [_player(selectors[play])] if play else []
+    rows = [pickers, ipywidgets.Box([image, thumbnails])]
+    rows.append(ipywidgets.Box([*selectors.values(), *players], layout=WRAPPED))
+    return ipywidgets.VBox([*rows, view])
+
+
+def _player(slider: ipywidgets.SelectionSlider) -> ipywidgets.Play:
+    """A button that moves a slider on, and starts anew from its end."""
+    player = ipywidgets.Play(max=len(slider.options) - 1, interval=FRAME)
+    ipywidgets.link((slider, "index"), (player, "value"))
+    return player
 
 
 def _captioned(run: Run, ids: Sequence[str]) -> list[tuple[str, str]]:
@@ -187,19 +214,21 @@ def _selector(name: str, choices: dict[str, Any], label: str) -> ipywidgets.Widg
     """A slider for numbers, a menu for everything else."""
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in choices.values())
     kind = ipywidgets.SelectionSlider if numbers and len(choices) > 1 else ipywidgets.Dropdown
-    whole = {"description_width": "initial"}  # no name is cut short
-    return kind(options=list(choices.items()), value=choices[label], description=name, style=whole)
+    whole, width = {"description_width": "initial"}, {"width": f"{CONTROL_WIDTH}px"}  # no name is cut short
+    return kind(options=list(choices.items()), value=choices[label], description=name, style=whole, layout=width)
 
 
-def _cell(title: str, picture: Picture, truth: np.ndarray | None, names: list[str]) -> str:
+def _cell(title: str, picture: Picture, truth: np.ndarray | None, names: list[str], height: int) -> str:
     """A title, a picture, and its words or, where the truth is shown, the score of its mask: they stay together."""
     scored_mask = picture.mask if isinstance(picture, Masked) and title != TRUTH else None
     score = iou_text(truth, scored_mask, names) if truth is not None and scored_mask is not None else ""
     score = picture.words if isinstance(picture, Captioned) else score
     said, scored = html.escape(title), f"<div style='font-size:85%'>{html.escape(score)}</div>"
-    source = f"data:image/png;base64,{base64.b64encode(_png(_picture(picture))).decode()}"
+    pixels = _picture(picture)
+    source = f"data:image/png;base64,{base64.b64encode(_png(pixels)).decode()}"
+    width = min(PICTURE_SIDE, round(height * pixels.shape[1] / pixels.shape[0]))
     shown = f"<img alt='{said}' src='{source}' style='width:100%;image-rendering:pixelated'>"
-    return f"<figure style='width:{PICTURE_WIDTH}px;margin:0'><figcaption>{said}</figcaption>{shown}{scored}</figure>"
+    return f"<figure style='width:{width}px;margin:0'><figcaption>{said}</figcaption>{shown}{scored}</figure>"
 
 
 def _legend(row: Pictures, names: list[str]) -> str:
