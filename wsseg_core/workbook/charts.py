@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from wsseg_core.evaluate.labels import labelled
 from wsseg_core.workbook.plots import interval_bars, interval_curve, say_if_unscored
 
-BESIDE = {"bbox_to_anchor": (1.01, 1), "loc": "upper left"}  # where a legend hides no curve
+BESIDE: dict[str, Any] = {"bbox_to_anchor": (1.01, 1), "loc": "upper left"}  # where a legend hides no curve
 LINE, ACCENT = "#4a5568", "#c05621"
 LINES = (":", "--", "-.")  # of what is compared with, in order
 
