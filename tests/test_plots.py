@@ -69,8 +69,15 @@ def test_a_gallery_goes_on_in_the_next_row() -> None:
     assert [len(axes.images) for axes in figure.axes] == [1, 1, 1, 0]
 
 
+def test_rows_may_have_their_titles_and_a_legend_from_the_same_call() -> None:
+    rows = {"image": [IMAGE], "truth": [np.ones((6, 5), np.uint8)]}
+    figure = plots.show_rows(rows.values(), row_titles=rows, classes=["cat", "dog"])
+    assert [axes.get_ylabel() for axes in figure.axes] == ["image", "truth"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["cat", "dog"]
+
+
 def test_the_strip_marks_where_the_reader_stands() -> None:
-    plots.pipeline_strip("saliency")
+    plots.begin("saliency")
     weights = {text.get_text().replace("\n", " "): text.get_weight() for text in plt.gca().texts if text.get_text()}
     assert list(weights) == list(plots.STEPS)
     assert [step for step, weight in weights.items() if weight == "bold"] == ["saliency"]
@@ -120,6 +127,14 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         plots.save_figure(plt.figure(), tmp_path / "figures", "00_nothing")
 
 
+def test_other_columns_can_be_drawn() -> None:
+    frame = pd.DataFrame({"x": [1, 2], "AUC": [0.5, 0.7], "AUC low": [0.4, 0.6], "AUC high": [0.6, 0.8]})
+    _, (left, right) = plt.subplots(1, 2)
+    plots.interval_curve(left, frame, "x", "made seeds", ("AUC", "AUC low", "AUC high"))
+    plots.interval_bars(right, frame, "x", columns=("AUC", "AUC low", "AUC high"))
+    assert list(left.lines[0].get_ydata()) == [bar.get_height() for bar in right.patches] == [0.5, 0.7]
+
+
 def test_bars_stand_at_their_values_with_whiskers_to_the_ends_of_their_intervals() -> None:
     frame = pd.DataFrame({"name": ["a", "b"], "ours": [3.0, -1.0], "low": [2.0, -4.0], "high": [3.5, 0.0]})
     _, axes = plt.subplots()
@@ -128,19 +143,3 @@ def test_bars_stand_at_their_values_with_whiskers_to_the_ends_of_their_intervals
     whiskers = axes.collections[0].get_segments()
     assert [sorted(segment[:, 1].tolist()) for segment in whiskers] == [[2, 3.5], [-4, 0]]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b"]
-
-
-def test_groups_of_bars_have_their_rows_and_intervals() -> None:
-    frame = pd.DataFrame({"row": ["net_psa", "net_static"], "ours": [40.0, 50.0], "low": [35.0, 45.0]})
-    frame = frame.assign(high=[45.0, 55.0], other=[10.0, 20.0], other_low=[5.0, 15.0], other_high=[15.0, 25.0])
-    kinds = {"ours": ("low", "high"), "other": ("other_low", "other_high")}
-    _, axes = plt.subplots()
-    plots.interval_groups(axes, frame, "row", kinds)
-    assert [bar.get_width() for bars in axes.containers if hasattr(bars, "patches") for bar in bars.patches] == [
-        *(40.0, 50.0),
-        *(10.0, 20.0),
-    ]
-    assert [text.get_text() for text in axes.get_yticklabels()] == ["network on PSA seeds", "network on static seeds"]
-    _, empty = plt.subplots()
-    plots.interval_groups(empty, frame.assign(ours=np.nan, low=np.nan, high=np.nan), "row", kinds)
-    assert "nothing to score with" in [text.get_text() for text in empty.texts]

@@ -10,6 +10,7 @@ import pytest
 from wsseg_core.base.config import SweepConfig
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.base.machine import machine
+from wsseg_core.data.run import Run
 from wsseg_core.evaluate import tables
 from wsseg_core.evaluate.claims import alpha_key, blocks_key, candidates_key, size_key
 from wsseg_core.evaluate.metrics import REQUIRED_DETAILS, TEST_PROTOCOL, Interval, Scores
@@ -19,10 +20,14 @@ from wsseg_core.evaluate.tables import (
     beside,
     class_table,
     conditions,
+    from_rows,
+    headline,
     published,
     read_figures,
+    score_table,
     show,
     write_figures,
+    write_headline,
     write_table,
 )
 
@@ -138,7 +143,8 @@ def frame() -> pd.DataFrame:
 
 
 def test_a_table_is_written_three_times(tmp_path: Path, frame: pd.DataFrame):
-    paths = write_table(frame, tmp_path / "tables", "t", "100 % of $x_1$")
+    write_table(frame, tmp_path / "tables", "t", "100 % of $x_1$")
+    paths = sorted((tmp_path / "tables").iterdir())
     assert [path.name for path in paths] == ["t.csv", "t.md", "t.tex"]
     text, markdown, latex = (path.read_text() for path in paths)
     rows = list(csv.reader(text.splitlines()))
@@ -152,6 +158,31 @@ def test_a_table_is_written_three_times(tmp_path: Path, frame: pd.DataFrame):
     assert r"\caption{100 \% of \$x\_1\$}" in latex
     assert r"-- & -- & 50.0 & 4 \\" in latex
     assert latex.index(r"\toprule") < latex.index(r"\midrule") < latex.index(r"\bottomrule")
+
+
+def test_what_is_written_is_shown_or_the_part_that_is_asked_for(tmp_path: Path, frame: pd.DataFrame):
+    whole, wanted = write_table(frame, tmp_path, "t", "A caption", 2), show(frame, "A caption", 2)
+    assert whole.to_html(table_uuid="t") == wanted.to_html(table_uuid="t")
+    page = write_table(frame, tmp_path, "t", "A caption", columns=["label", "count"], rows=1).to_html()
+    assert "more_|x|" in page
+    assert not any(cell in page for cell in ("ours", "37.97", DASH))
+    assert len((tmp_path / "t.csv").read_text().splitlines()) == 3
+
+
+def test_an_interval_takes_three_cells(tmp_path: Path):
+    rows = [["K", Interval(2.0, 1.0, 3.0), 7], ["A", Interval(5.0, 4.0, 6.0), 8]]
+    made = from_rows(iter(rows), ["mask", "ours", "low", "high", "images"])
+    assert made.to_numpy().tolist() == [["K", 2.0, 1.0, 3.0, 7], ["A", 5.0, 4.0, 6.0, 8]]
+    assert list(from_rows([], ["mask", "ours"]).columns) == ["mask", "ours"]
+
+
+def test_scores_become_rows_in_the_order_asked_for():
+    both = {"bp": scores("bp", 30), "gbp": scores("gbp", 10)}
+    made = score_table(both, ["gbp", "bp"], samples=10)
+    assert list(made.columns) == ["row", *tables.OURS]
+    assert list(made["row"]) == ["gbp", "bp"]
+    assert list(made["ours"]) == [both["gbp"].mean_iou, both["bp"].mean_iou]
+    assert (made["low"] == made["ours"]).all()  # ten images alike
 
 
 def test_an_unwritable_folder_gets_one_line(tmp_path: Path, frame: pd.DataFrame):
@@ -187,6 +218,25 @@ def test_figures_of_several_notebooks_come_together(tmp_path: Path):
         "machine": machine(),
     }
     json.loads((tmp_path / tables.FIGURES_FILE).read_text(), parse_constant=pytest.fail)
+
+
+def test_headline_numbers_are_written_with_their_run_and_printed(run: Run, capsys: pytest.CaptureFixture[str]):
+    figures = headline({"net_psa": scores("net_psa")}, ["net_psa"], samples=10)
+    write_headline(run, figures | {"static_auc": Interval(0.6543, 0.6, 0.7), "split": "val"})
+    value = pytest.approx(100 * (50 / 70 + 30 / 50) / 2)
+    written = read_figures(run.folder)
+    assert (written["profile"], written["seed"], written["split"]) == (run.profile.name, run.seed, "val")
+    assert written["net_psa"] == {
+        "value": value,
+        "low": value,
+        "high": value,
+        "split": "val",
+        "protocol": TEST_PROTOCOL,
+    }
+    assert capsys.readouterr().out.splitlines() == [
+        "network on PSA seeds: 65.7 [65.7, 65.7]",
+        "static_auc: 0.654 [0.6, 0.7]",
+    ]
 
 
 def test_figures_of_another_seed_are_dropped(tmp_path: Path):

@@ -9,7 +9,17 @@ import pytest
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.evaluate.claims import CLAIMS, Claim, Relation
 from wsseg_core.evaluate.metrics import REQUIRED_DETAILS, TEST_PROTOCOL, Scores, paired_bootstrap
-from wsseg_core.evaluate.verdicts import Outcome, claims_table, findings, judge, judge_all, verdict_table, write_claims
+from wsseg_core.evaluate.tables import show
+from wsseg_core.evaluate.verdicts import (
+    Outcome,
+    claims_table,
+    findings,
+    judge,
+    judge_all,
+    shaded,
+    verdict_table,
+    write_claims,
+)
 
 DETAILS = dict.fromkeys(REQUIRED_DETAILS, "any") | {"protocol": TEST_PROTOCOL, "split": "val"}
 DIFFICULTY = np.random.default_rng(0).integers(0, 300, 40)  # shared by all methods, so that pairing matters
@@ -221,3 +231,9 @@ def test_findings_are_sentences_that_follow_the_verdict():
         "- b helps: **these images cannot tell**: PSA seeds − CAM seeds +0.1 [-0.4, 0.6]",
         "- c helps: **not measured**",
     ]
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_every_outcome_has_a_colour(outcome):
+    page = shaded(show(pd.DataFrame({"claim": ["a claim"], "verdict": [str(outcome)]}))).to_html()
+    assert "background-color: #" in page

@@ -8,8 +8,8 @@ measure the same thing here (`claims` lists the names), `metric`, `class` (empty
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,14 @@ from pandas.io.formats.style import Styler
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.base.files import write_atomically, write_json
 from wsseg_core.base.machine import machine
+from wsseg_core.data.run import Run
 from wsseg_core.evaluate.labels import labelled, row_label
 from wsseg_core.evaluate.metrics import REQUIRED_DETAILS, Interval, Scores
 
 PUBLISHED_FOLDER = Path(__file__).resolve().parents[2] / "data" / "published"
 FIGURES_FILE = "figures.json"
+OURS = ("ours", "low", "high")  # columns of a number measured here and of its 95 % interval
+BESIDE = ("row", "label", "published", *OURS, "crf", "source")  # of `beside`, what a caption does not say already
 DASH = "–"  # a cell that was not measured, or never published
 LATEX_SPECIAL = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
@@ -74,7 +77,7 @@ def beside(
         )
         row = {"row": key, "label": theirs["label"], "published": theirs["value"]}
         rows.append(row | _measured(ours.get(key), samples, seed) | {"source": theirs["source"]})
-    order = ["row", "label", "published", "ours", "low", "high", "source", *REQUIRED_DETAILS]
+    order = ["row", "label", "published", *OURS, "source", *REQUIRED_DETAILS]
     frame = pd.DataFrame(rows, columns=order)
     seeds = pd.Series([row.get("seed") for row in rows], dtype=object)  # whole numbers, also beside missing ones
     return frame.assign(seed=seeds)
@@ -82,10 +85,36 @@ def beside(
 
 def _measured(scores: Scores | None, samples: int, seed: int) -> dict[str, Any]:
     if scores is None:
-        return {"ours": math.nan, "low": math.nan, "high": math.nan}
-    interval = scores.interval(samples, seed)
+        return dict.fromkeys(OURS, math.nan)
     details = {key: scores.details[key] for key in REQUIRED_DETAILS}
-    return {"ours": interval.value, "low": interval.low, "high": interval.high} | details
+    return dict(zip(OURS, astuple(scores.interval(samples, seed)), strict=True)) | details
+
+
+def from_rows(rows: Iterable[Iterable[Any]], columns: Sequence[str]) -> pd.DataFrame:
+    """A table from its rows, in which an `Interval` takes three cells: the value, and the low and the high end.
+
+    Args:
+        rows: cells, in order.
+        columns: headers; three an interval.
+    """
+    cells = [
+        [value for cell in row for value in (astuple(cell) if isinstance(cell, Interval) else (cell,))] for row in rows
+    ]
+    return pd.DataFrame(cells, columns=list(columns))
+
+
+def score_table(scores: Mapping[str, Scores], names: Iterable[str], samples: int = 1000) -> pd.DataFrame:
+    """Mean IoU of some scores, in percent, with its 95 % interval.
+
+    Args:
+        scores: by name.
+        names: the rows, in order.
+        samples: resamples of the bootstrap.
+
+    Returns:
+        Columns row, ours, low, high.
+    """
+    return from_rows([[name, scores[name].interval(samples)] for name in names], ["row", *OURS])
 
 
 def conditions(scores: Scores) -> str:
@@ -130,18 +159,37 @@ def class_table(
     return frame.rename_axis("class").reset_index()
 
 
-def write_table(frame: pd.DataFrame, folder: Path, name: str, caption: str, decimals: int = 1) -> list[Path]:
+def write_table(
+    frame: pd.DataFrame,
+    folder: Path,
+    name: str,
+    caption: str,
+    decimals: int = 1,
+    columns: Sequence[str] | None = None,
+    rows: int | None = None,
+) -> Styler:
     """Write a table as CSV (full precision, rows by name), Markdown and LaTeX (booktabs, by label), atomically.
 
+    Args:
+        frame: the table.
+        folder: where the three files go.
+        name: of the files, without an ending.
+        caption: above the table, wherever it is shown.
+        decimals: of its numbers, but in the CSV file.
+        columns: those that the notebook shows; None for all. The files have them all.
+        rows: how many of the first the notebook shows, alike.
+
     Returns:
-        The three paths.
+        The table for the notebook, as `show` gives it.
+
+    Raises:
+        WorkbookError: the folder cannot be written.
     """
     cells = _cells(labelled(frame), decimals)
     contents = {".csv": _csv(frame), ".md": _markdown(cells, caption), ".tex": _latex(cells, name, caption)}
-    paths = [folder / f"{name}{suffix}" for suffix in contents]
-    for path, content in zip(paths, contents.values(), strict=True):
-        write_atomically(path, content.encode())
-    return paths
+    for suffix, content in contents.items():
+        write_atomically(folder / f"{name}{suffix}", content.encode())
+    return show((frame if columns is None else frame[list(columns)]).iloc[:rows], caption, decimals)
 
 
 def show(frame: pd.DataFrame, caption: str = "", decimals: int = 1) -> Styler:
@@ -218,6 +266,26 @@ def write_figures(folder: Path, figures: Mapping[str, Any]) -> None:
     same_run = all(old.get(key) == figures.get(key, old.get(key)) for key in ("profile", "seed"))
     new = {key: _json_value(value) for key, value in {**figures, "machine": machine()}.items()}
     write_json(path, (old if same_run else {}) | new)
+
+
+def headline(scores: Mapping[str, Scores], names: Iterable[str], samples: int = 1000) -> dict[str, dict[str, Any]]:
+    """Mean IoU of some scores for `write_headline`: by name the value, low and high, the split and the protocol."""
+    conditions_of = {name: {key: scores[name].details[key] for key in ("split", "protocol")} for name in names}
+    return {name: asdict(scores[name].interval(samples)) | said for name, said in conditions_of.items()}
+
+
+def write_headline(run: Run, figures: Mapping[str, Any]) -> None:
+    """Add headline numbers to `figures.json` of a run, as `write_figures` does, and print them.
+
+    Args:
+        run: its profile and seed are written with them.
+        figures: by key; what is an `Interval`, or comes from `headline`, is printed.
+    """
+    write_figures(run.folder, {"profile": run.profile.name, "seed": run.seed, **figures})
+    for key, figure in figures.items():
+        ends = asdict(figure) if isinstance(figure, Interval) else figure
+        if isinstance(ends, Mapping) and "value" in ends:
+            print(f"{row_label(key)}: {ends['value']:.3g} [{ends['low']:.3g}, {ends['high']:.3g}]")
 
 
 def read_figures(folder: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 from IPython.display import Markdown
+from pandas.io.formats.style import Styler
 
 from wsseg_core.base.files import write_json
 from wsseg_core.evaluate.claims import CLAIMS, GOOD_IMAGE, Claim, Relation
@@ -34,6 +35,13 @@ _WORDS = {
     Outcome.UNDECIDED: "these images cannot tell",
     Outcome.NOT_MEASURED: "not measured",
     Outcome.NO_VERDICT: "not to be judged with this profile, whose numbers mean nothing",
+}
+_COLOURS = {
+    Outcome.HOLDS: "#c6f6d5",
+    Outcome.FAILS: "#fed7d7",
+    Outcome.UNDECIDED: "#fefcbf",
+    Outcome.NOT_MEASURED: "#edf2f7",
+    Outcome.NO_VERDICT: "#edf2f7",
 }
 
 
@@ -154,6 +162,11 @@ def verdict_table(
     claims = [claim for claim in CLAIMS if claim.id in claim_ids]
     table = claims_table(judge_all(claims, scores, samples=samples, meaningful=meaningful))
     return table[["claim", "verdict", "left", "against", "difference", "low", "high"]]
+
+
+def shaded(table: Styler) -> Styler:
+    """The same table with the cells of its column `verdict` in the colour of the outcome."""
+    return table.map(lambda outcome: f"background-color: {_COLOURS[Outcome(outcome)]}", subset=["verdict"])
 
 
 def findings(verdicts: pd.DataFrame) -> Markdown:

@@ -2,8 +2,9 @@
 
 import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,6 +20,7 @@ from wsseg_core.base.files import write_atomically
 from wsseg_core.data.images import VOID
 from wsseg_core.data.transforms import MEAN, STD
 from wsseg_core.evaluate.labels import labelled, row_label
+from wsseg_core.evaluate.tables import OURS
 from wsseg_core.workbook import palette
 
 STEPS = (
@@ -26,6 +28,12 @@ STEPS = (
     *("static refinement", "dynamic refinement", "self-training", "tables"),
 )
 HEAT = "magma"
+
+
+def begin(here: str) -> None:
+    """Begin a notebook: set the look of its figures, and draw the steps of the method with the one it is about."""
+    use_style()
+    pipeline_strip(here)
 
 
 def use_style() -> None:
@@ -81,10 +89,11 @@ def pipeline_strip(here: str, steps: Sequence[str] = STEPS) -> None:
 
 
 def show_rows(
-    rows: Sequence[Sequence[np.ndarray | None]],
+    rows: Iterable[Sequence[np.ndarray | None]],
     column_titles: Sequence[str] = (),
-    row_titles: Sequence[str] = (),
+    row_titles: Iterable[str] = (),
     side: float = 1.5,
+    classes: Sequence[str] = (),
 ) -> Figure:
     """Draw pictures in a grid, one row after the other.
 
@@ -95,8 +104,9 @@ def show_rows(
         column_titles: above the first row.
         row_titles: left of the first column.
         side: inches of one picture.
+        classes: the C foreground classes, where a legend below shall name their colours.
     """
-    rows = rows or [[None] * max(1, len(column_titles))]
+    rows, row_titles = list(rows) or [[None] * max(1, len(column_titles))], list(row_titles)
     columns = max(len(row) for row in rows)
     figure, grid = _grid(len(rows), columns, (side * columns, side * len(rows)))
     for r, row in enumerate(rows):
@@ -108,6 +118,8 @@ def show_rows(
                 axes.set_title(_words(column_titles[c]), fontsize=9)
             if c == 0 and r < len(row_titles):
                 axes.set_ylabel(_words(row_titles[r], width=16), fontsize=8)  # a wide picture is not high
+    if len(classes):
+        class_legend(figure, classes)
     return figure
 
 
@@ -173,49 +185,32 @@ def class_legend(figure: Figure, classes: Sequence[str]) -> None:
     )
 
 
-def interval_curve(axes: Axes, frame: pd.DataFrame, x: str, label: str) -> None:
-    """Plot the columns `ours`, `low` and `high` of a table over its column `x`: a line in its 95 % band."""
-    (line,) = axes.plot(frame[x], frame["ours"], marker="o", markersize=4, label=label)
-    axes.fill_between(frame[x], frame["low"], frame["high"], color=line.get_color(), alpha=0.15, lw=0)
+def interval_curve(axes: Axes, frame: pd.DataFrame, x: str, label: str, columns: Sequence[str] = OURS) -> None:
+    """Plot a column of a table over its column `x`, and the columns of the ends of its interval: a line in its band."""
+    value, low, high = columns
+    (line,) = axes.plot(frame[x], frame[value], marker="o", markersize=4, label=label)
+    axes.fill_between(frame[x], frame[low], frame[high], color=line.get_color(), alpha=0.15, lw=0)
     axes.set(xlabel=x, ylabel="mean IoU (%)")
-    _say_if_unscored(axes, frame)
+    say_if_unscored(axes, frame[value])
 
 
-def interval_bars(axes: Axes, frame: pd.DataFrame, x: str, colours: Sequence[tuple[float, float, float]] = ()) -> None:
-    """Draw the column `ours` of a table as bars over its column `x`, with `low` and `high` as whiskers."""
-    places = np.arange(len(frame))
-    whiskers = (frame["ours"] - frame["low"], frame["high"] - frame["ours"])
-    axes.bar(places, frame["ours"], 0.7, yerr=whiskers, capsize=3, color=colours or None, ecolor="#4a5568")
+def interval_bars(
+    axes: Axes, frame: pd.DataFrame, x: str, colours: Sequence[Any] = (), columns: Sequence[str] = OURS
+) -> None:
+    """Draw a column of a table as bars over its column `x`, with the columns of its interval's ends as whiskers."""
+    (value, low, high), places = columns, np.arange(len(frame))
+    whiskers = (frame[value] - frame[low], frame[high] - frame[value])
+    axes.bar(places, frame[value], 0.7, yerr=whiskers, capsize=3, color=colours or None, ecolor="#4a5568")
     names = [_words(str(name)) for name in labelled(frame)[x]]
     axes.set_xticks(places, names, rotation=40, ha="right")
     axes.axhline(0, color="#4a5568", lw=0.8)
     axes.grid(False, axis="x")
-    _say_if_unscored(axes, frame)
+    say_if_unscored(axes, frame[value])
 
 
-def interval_groups(axes: Axes, frame: pd.DataFrame, y: str, kinds: Mapping[str, tuple[str, str]]) -> None:
-    """Draw several columns of a table as horizontal bars beside each other, one group a row.
-
-    Args:
-        axes: where.
-        frame: the table.
-        y: the column whose entries stand at the groups.
-        kinds: for each column of bars those of the low and the high end of its intervals.
-    """
-    places, height = np.arange(len(frame)), 0.75 / len(kinds)
-    for number, (kind, (low, high)) in enumerate(kinds.items()):
-        whiskers = (frame[kind] - frame[low], frame[high] - frame[kind])
-        shifted = places + (number - (len(kinds) - 1) / 2) * height
-        axes.barh(shifted, frame[kind], 0.95 * height, xerr=whiskers, label="mean IoU" if kind == "ours" else kind)
-    axes.set_yticks(places, [str(name) for name in labelled(frame)[y]])
-    axes.invert_yaxis()
-    axes.grid(False, axis="y")
-    _say_if_unscored(axes, frame)
-
-
-def _say_if_unscored(axes: Axes, frame: pd.DataFrame) -> None:
+def say_if_unscored(axes: Axes, values: pd.Series) -> None:
     """A word in place of a picture of no score at all, as a data set without masks gives it."""
-    if frame["ours"].isna().all():
+    if values.isna().all():
         axes.text(0.5, 0.5, "nothing to score with", transform=axes.transAxes, ha="center", va="center")
 
 
