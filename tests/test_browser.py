@@ -22,9 +22,9 @@ from wsseg_core.base.dependencies import PACKAGE
 from wsseg_core.data.run import Run
 from wsseg_core.workbook.widgets import HEADLESS
 
-CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+CHROMIUM, DRIVER = shutil.which("google-chrome") or shutil.which("chromium"), shutil.which("chromedriver")
 WIDTH, HEIGHT = 1366, 768  # pixels of a small laptop's screen
-HANGS = 120  # seconds; only of a machine that does nothing any more
+HANGS = 300  # seconds; only of a machine that does nothing any more
 FLAGS = ["headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"]
 FLAGS += ["disable-background-networking", "disable-component-update"]
 CELL = """\
@@ -115,7 +115,7 @@ class Explorer:
         self.until(lambda: changes() != before)
 
     def until(self, happened: Callable[[], object]) -> None:
-        WebDriverWait(self.browser, HANGS, 0.1).until(lambda _: happened())
+        WebDriverWait(self.browser, HANGS, 0.25).until(lambda _: happened())
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +152,13 @@ def test_keys_move_a_slider_which_changes_the_masks_and_their_scores(explorer: E
     assert len(explorer.scores()) == len(scores) == 2
 
 
+def test_arrows_are_the_sliders_and_do_not_move_to_another_cell(explorer: Explorer) -> None:
+    for key in (Keys.ARROW_LEFT, Keys.ARROW_RIGHT, Keys.ARROW_DOWN, Keys.ARROW_UP):
+        slider = explorer.control("steps", "[role=slider]")
+        explorer.press(slider, key, lambda: explorer.pictures()["after the walk"])
+        assert explorer.browser.switch_to.active_element == slider
+
+
 def test_keys_walk_along_the_thumbnails(explorer: Explorer) -> None:
     images = explorer.control("image", "select")
     first, second, *_ = images.find_elements(By.TAG_NAME, "option")
@@ -160,6 +167,8 @@ def test_keys_walk_along_the_thumbnails(explorer: Explorer) -> None:
     assert first.value_of_css_property("background-image").startswith('url("data:image/jpeg')
     explorer.press(images, Keys.ARROW_DOWN, lambda: explorer.pictures()["image"])
     assert second.is_selected()
+    explorer.press(images, Keys.ARROW_UP, lambda: explorer.pictures()["image"])
+    assert explorer.browser.switch_to.active_element == images
 
 
 def test_the_walk_is_played_to_its_end(explorer: Explorer) -> None:

@@ -75,7 +75,7 @@ def test_an_explorer_offers_forty_images_and_says_which_is_chosen(
             (tiny_devkit / "Annotations/2008_000001.xml").read_text()
         )
     box = explorer(run, ids, lambda image_id: {"image": run.devkit.image(image_id)}, {}, [{}])
-    (pickers, (images, sheet)) = (row.children for row in box.children[:2])
+    (pickers, (images, sheet, _)) = (row.children for row in box.children[:2])
     assert len(images.options) >= 40
     assert sheet.value.count("nth-child") == len(images.options)
     images.index = 5

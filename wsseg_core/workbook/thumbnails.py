@@ -1,8 +1,8 @@
 """Small pictures to choose an image from: the browser's own list, laid out as one row that scrolls.
 
-It stays a list: one stop of the tab key, arrow keys, and typing ahead. Its options are words, an image's id and labels,
-which a screen reader reads; only the style sheet puts a picture in their place. A browser that cannot lay a list out as
-a row shows the words.
+It stays a list: one stop of the tab key, arrows up and down, and typing ahead. Its options are words, an image's id and
+labels, which a screen reader reads; only the style sheet puts a picture in their place. A browser that cannot lay a
+list out as a row shows the words.
 """
 
 import asyncio

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from wsseg_core.data.run import Run
 from wsseg_core.evaluate.one_image import iou_text, true_mask
 from wsseg_core.workbook import palette
+from wsseg_core.workbook.keys import EXPLORER, key_keeper
 from wsseg_core.workbook.plots import HEAT, colourise, overlay, show_rows
 from wsseg_core.workbook.thumbnails import image_list, style_sheet, when_idle
 
@@ -192,9 +193,9 @@ def _controlled(
     update()
     pickers = ipywidgets.Box([shows, truth, chosen], layout=WRAPPED)
     players = [_player(selectors[play])] if play else []
-    rows = [pickers, ipywidgets.Box([image, thumbnails])]
-    rows.append(ipywidgets.Box([*selectors.values(), *players], layout=WRAPPED))
-    return ipywidgets.VBox([*rows, view])
+    sliders = ipywidgets.Box([*selectors.values(), *players], layout=WRAPPED)
+    box = ipywidgets.VBox([pickers, ipywidgets.Box([image, thumbnails, key_keeper()]), sliders, view])
+    return box.add_class(EXPLORER)
 
 
 def _player(slider: ipywidgets.SelectionSlider) -> ipywidgets.Play:
