@@ -221,7 +221,7 @@ class DynamicStep(nn.Module):
     def _submit(
         self, scores: Tensor, images: Tensor, seed: Tensor, labels: Tensor, size: torch.Size
     ) -> list[PendingCrf]:
-        crfs, seen, seeds = [], _pixels(F.adaptive_avg_pool2d(images, size)), resize_masks(seed, size)
+        crfs, seen, seeds = [], _pixels(F.adaptive_avg_pool2d(images, tuple(size))), resize_masks(seed, size)
         for of_image, pixels, mask, present in zip(scores, seen, seeds, labels, strict=True):
             names, window = _own_labels(present), _window(mask.cpu().numpy())
             probabilities = _probabilities(of_image, names, size)
