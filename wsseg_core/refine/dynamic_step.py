@@ -113,7 +113,7 @@ class Half:
     labels: Tensor
     prediction: Tensor
     crfs: list[PendingCrf]
-    size: torch.Size
+    size: tuple[int, int]
 
     @cached_property
     def advice(self) -> Tensor:
@@ -214,14 +214,15 @@ class DynamicStep(nn.Module):
             raise WorkbookError("the scores of the network are no longer finite; lower dynamic.learning_rate")
         small = resize_masks(seed, branches.main.scores.shape[-2:])
         prediction = _best_labels(branches.main.scores, labels).masked_fill_(small == VOID, VOID)
-        size = torch.Size(-(-side // self.crf_stride) for side in seed.shape[1:])
+        height, width = (-(-side // self.crf_stride) for side in seed.shape[1:])
+        size = height, width
         crfs = self._submit(branches.main.scores, images, seed, labels, size) if self.setting.refinement else []
         return Half(branches, small, labels, prediction, crfs, size)
 
     def _submit(
-        self, scores: Tensor, images: Tensor, seed: Tensor, labels: Tensor, size: torch.Size
+        self, scores: Tensor, images: Tensor, seed: Tensor, labels: Tensor, size: tuple[int, int]
     ) -> list[PendingCrf]:
-        crfs, seen, seeds = [], _pixels(F.adaptive_avg_pool2d(images, tuple(size))), resize_masks(seed, size)
+        crfs, seen, seeds = [], _pixels(F.adaptive_avg_pool2d(images, size)), resize_masks(seed, size)
         for of_image, pixels, mask, present in zip(scores, seen, seeds, labels, strict=True):
             names, window = _own_labels(present), _window(mask.cpu().numpy())
             probabilities = _probabilities(of_image, names, size)
@@ -290,9 +291,9 @@ def _branch_loss(half: Half, result: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _probabilities(scores: Tensor, names: Tensor, size: torch.Size) -> Tensor:
+def _probabilities(scores: Tensor, names: Tensor, size: tuple[int, int]) -> Tensor:
     """Softmax over some labels of one image, at another size: float32 (K, H, W) from scores (C+1, h, w)."""
-    return F.interpolate(scores[names.long()][None].float(), tuple(size), mode="bilinear")[0].softmax(0)
+    return F.interpolate(scores[names.long()][None].float(), size, mode="bilinear")[0].softmax(0)
 
 
 @torch.no_grad()
