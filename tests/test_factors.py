@@ -110,7 +110,7 @@ class TestExplorer:
         assert any(changed)
 
     def test_the_classes_that_are_detected_stand_below_their_maps(self, trained: Run, box: ipywidgets.VBox) -> None:
-        (words,) = re.findall(r"font-size:85%'>([^<]+)<", view(box))
+        (words,) = re.findall(r"<div>([^<]+)</div></figure>", view(box))
         told = re.findall(r"(\w+) (0\.\d\d|1\.00)", words)
         assert len({name for name, _ in told} & {*trained.devkit.classes}) == 4
         assert words.endswith(" and 4 more")

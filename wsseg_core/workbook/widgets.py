@@ -32,10 +32,10 @@ EVERY = "any class"
 TRUTH = "truth, for evaluation only"
 PICTURE_SIDE = 220  # pixels on the screen at most; three of them and the truth fit in a row
 SHORTER = 146  # pixels: the height of pictures where there are more, so that two rows fit below the controls
-CONTROL_WIDTH = 225  # pixels; four in a row beside the folders of JupyterLab, on a screen of 1366
+CONTROL_WIDTHS = {4: 225, 3: 300}  # pixels, by how many make a row beside the folders of JupyterLab, on 1366
 TITLE_LETTERS = 18  # that fit beside a picture of the panel
 WRAPPED = {"flex_flow": "row wrap"}
-IN_ROWS = "display:flex;flex-wrap:wrap;gap:6px;line-height:1.3"
+IN_ROWS = "display:flex;flex-wrap:wrap;gap:6px;line-height:1.3;font-size:85%"  # so that a title is one line
 FRAME = 600  # milliseconds between the values that a button plays; what is not drawn by then is left out
 
 
@@ -154,11 +154,12 @@ def _controlled(
     play: str | None,
 ) -> ipywidgets.VBox:
     names = list(run.devkit.classes)
-    shows = _selector("shows", {name: name for name in (EVERY, *names)}, EVERY)
+    shows = _selector("shows", {name: name for name in (EVERY, *names)}, EVERY, CONTROL_WIDTHS[4])
     truth = ipywidgets.Checkbox(description="truth", indent=False, layout={"width": "100px"})
     image, thumbnails = image_list(), ipywidgets.HTML(layout={"display": "none"})
     chosen = ipywidgets.Label()
-    selectors = {name: _selector(name, choices, start[name]) for name, choices in controls.items()}
+    width = CONTROL_WIDTHS[4 if len(controls) <= 4 else 3]
+    selectors = {name: _selector(name, choices, start[name], width) for name, choices in controls.items()}
     view = ipywidgets.HTML()
 
     def filter_images(_: Any = None) -> None:
@@ -211,12 +212,12 @@ def _captioned(run: Run, ids: Sequence[str]) -> list[tuple[str, str]]:
     return [(f"{', '.join(classes[run.devkit.labels(i) > 0]) or 'nothing'} ({i})", i) for i in ids]
 
 
-def _selector(name: str, choices: dict[str, Any], label: str) -> ipywidgets.Widget:
+def _selector(name: str, choices: dict[str, Any], label: str, width: int) -> ipywidgets.Widget:
     """A slider for numbers, a menu for everything else."""
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in choices.values())
     kind = ipywidgets.SelectionSlider if numbers and len(choices) > 1 else ipywidgets.Dropdown
-    whole, width = {"description_width": "initial"}, {"width": f"{CONTROL_WIDTH}px"}  # no name is cut short
-    return kind(options=list(choices.items()), value=choices[label], description=name, style=whole, layout=width)
+    whole, wide = {"description_width": "initial"}, {"width": f"{width}px"}  # no name is cut short
+    return kind(options=list(choices.items()), value=choices[label], description=name, style=whole, layout=wide)
 
 
 def _cell(title: str, picture: Picture, truth: np.ndarray | None, names: list[str], height: int) -> str:
@@ -224,7 +225,7 @@ def _cell(title: str, picture: Picture, truth: np.ndarray | None, names: list[st
     scored_mask = picture.mask if isinstance(picture, Masked) and title != TRUTH else None
     score = iou_text(truth, scored_mask, names) if truth is not None and scored_mask is not None else ""
     score = picture.words if isinstance(picture, Captioned) else score
-    said, scored = html.escape(title), f"<div style='font-size:85%'>{html.escape(score)}</div>"
+    said, scored = html.escape(title), f"<div>{html.escape(score)}</div>"
     pixels = _picture(picture)
     source = f"data:image/png;base64,{base64.b64encode(_png(pixels)).decode()}"
     width = min(PICTURE_SIDE, round(height * pixels.shape[1] / pixels.shape[0]))
