@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from wsseg_core.base.config import Profile, load_profile
 from wsseg_core.base.files import write_json
 from wsseg_core.classify.classifier import new_classifier
+from wsseg_core.data.toy.objects import CLASSES
 from wsseg_core.nets.affinity import AffinityNet
 from wsseg_core.nets.backbones import FrozenBackbone, outline_of
 from wsseg_core.nets.dynamic import DynamicNet
@@ -35,7 +36,6 @@ from wsseg_core.saliency.extraction import layer_groups
 from wsseg_core.saliency.gradients import prepare, saliency_maps
 from wsseg_core.segment.retraining import segmentation_net
 
-CLASSES = 8
 RESULT = Path(__file__).resolve().parents[1] / "results" / "benchmarks" / "stages.json"
 
 
@@ -48,7 +48,7 @@ class NoCrf:
 
 def stages(profile: Profile) -> dict[str, Callable[[], object]]:
     """One call of each stage, by what it is called in tables."""
-    classifier = new_classifier(profile.classifier, CLASSES, 0).eval().requires_grad_(False)
+    classifier = new_classifier(profile.classifier, len(CLASSES), 0).eval().requires_grad_(False)
     trunk, side, batch = fold_batch_norm(classifier), profile.segmentation.crop, profile.segmentation.batch_size
     channels_last = {"memory_format": torch.channels_last}
     images = torch.randn(batch, 3, side, side).to(**channels_last)
@@ -59,9 +59,9 @@ def stages(profile: Profile) -> dict[str, Callable[[], object]]:
     few = torch.randn(sizes.batch_size, 3, max(sizes.sizes), max(sizes.sizes))
     classes = torch.arange(sizes.max_classes).repeat(sizes.batch_size, 1)
     affinity = AffinityNet(trunk, width=profile.affinity.width, frozen=profile.affinity.frozen_trunk)
-    network = segmentation_net(profile.segmentation, CLASSES, classifier)
-    masks = torch.randint(0, CLASSES + 1, (batch, 2, side, side), dtype=torch.uint8)
-    labels, difference = torch.ones(batch, CLASSES, dtype=torch.bool), profile.difference
+    network = segmentation_net(profile.segmentation, len(CLASSES), classifier)
+    masks = torch.randint(0, len(CLASSES) + 1, (batch, 2, side, side), dtype=torch.uint8)
+    labels, difference = torch.ones(batch, len(CLASSES), dtype=torch.bool), profile.difference
     static = StaticNet(network, difference.channels, difference.stride)
     dynamic = DynamicStep(
         DynamicNet(network, difference.channels, 2, difference.stride),

@@ -137,10 +137,12 @@ def test_dots_of_a_row_lie_on_one_line() -> None:
     assert [text.get_text() for text in axes.get_yticklabels()] == ["network on PSA seeds", "DCSM"]
 
 
-def test_points_have_names() -> None:
+def test_points_have_names_in_a_legend_or_beside_them() -> None:
     frame = pd.DataFrame({"pair": ["own", "made"], "room": [0.1, -0.2], "gain": [1.0, 2.0]})
     (axes,) = charts.named_points(frame, "pair", "room", "gain", [True, False]).axes
-    assert {text.get_text(): text.xy for text in axes.texts} == {"own": (0.1, 1.0), "made": (-0.2, 2.0)}
+    assert legend(axes) == ["own"]
+    assert {text.get_text(): text.xy for text in axes.texts} == {"made": (-0.2, 2.0)}
+    assert [points.get_offsets().tolist() for points in axes.collections] == [[[0.1, 1.0]], [[-0.2, 2.0]]]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("room", "gain")
 
 

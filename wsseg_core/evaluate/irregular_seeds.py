@@ -133,14 +133,15 @@ def irregular_pair(run: Run, irregularity: float, errors: float = ERRORS) -> Pai
     knowledge = ArtifactStore.create(folder / f"rim{share}", settings | {"irregularity": None}, NOTEBOOK)
     advice = ArtifactStore.create(folder / f"irregular{100 * irregularity:.0f}_{share}", settings, NOTEBOOK)
     missing = list(dict.fromkeys([*knowledge.missing(run.train_ids), *advice.missing(run.train_ids)]))
-    work = partial(_draw, run=run, level=(irregularity, errors), knowledge=knowledge, advice=advice)
+    work = partial(_draw, run=run, irregularity=irregularity, errors=errors, knowledge=knowledge, advice=advice)
     for _ in parallel_map(work, missing, description="masks with made errors", chunk=8, few=FEW_IMAGES):
         pass
     return knowledge, advice
 
 
-def _draw(image_id: str, run: Run, level: tuple[float, float], knowledge: ArtifactStore, advice: ArtifactStore) -> None:
-    irregularity, errors = level
+def _draw(
+    image_id: str, run: Run, irregularity: float, errors: float, knowledge: ArtifactStore, advice: ArtifactStore
+) -> None:
     truth = without_void(VocMasks(run.devkit).mask(image_id))
     rng = np.random.default_rng([run.seed, zlib.crc32(image_id.encode())])
     if not knowledge.has(image_id):  # it is that of every irregularity

@@ -1,5 +1,6 @@
 """Whole figures that notebooks draw alike: losses, scores in their intervals, gains, and what a search has found."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from wsseg_core.evaluate.labels import labelled
 from wsseg_core.workbook.plots import interval_bars, interval_curve, say_if_unscored
 
-BESIDE: dict[str, Any] = {"bbox_to_anchor": (1.01, 1), "loc": "upper left"}  # where a legend hides no curve
+LEGEND_BESIDE: dict[str, Any] = {"bbox_to_anchor": (1.01, 1), "loc": "upper left"}  # where a legend hides no curve
 LINE, ACCENT = "#4a5568", "#c05621"
 LINES = (":", "--", "-.")  # of what is compared with, in order
 
@@ -46,7 +47,7 @@ def loss_curves(
         axes[0, 0].axhline(level, color=LINE, ls=line, lw=1, label=name)
     axes[0, 0].set(xlabel=x, ylabel=ylabel, ylim=(0, None))
     if len(curves) + len(levels) > 1:
-        axes[0, 0].legend(fontsize=8, **({} if learning_rate else BESIDE))
+        axes[0, 0].legend(fontsize=8, **({} if learning_rate else LEGEND_BESIDE))
     return figure
 
 
@@ -120,7 +121,7 @@ def interval_groups(frame: pd.DataFrame, y: str, kinds: Mapping[str, tuple[str, 
     axes.invert_yaxis()
     axes.grid(False, axis="y")
     axes.set_xlabel(xlabel)
-    axes.legend(fontsize=8, **BESIDE)
+    axes.legend(fontsize=8, **LEGEND_BESIDE)
     say_if_unscored(axes, frame["ours"])
     return figure
 
@@ -188,7 +189,7 @@ def grouped_bars(frame: pd.DataFrame, x: str, kind: str, ylabel: str) -> Figure:
     )
     figure, axes = plt.subplots(figsize=(8, 3), layout="constrained")
     ours.plot.bar(ax=axes, yerr=np.stack([(ours - low).T, (high - ours).T], axis=1), rot=0, xlabel="", ylabel=ylabel)
-    axes.legend(fontsize=8, **BESIDE)
+    axes.legend(fontsize=8, **LEGEND_BESIDE)
     return figure
 
 
@@ -240,20 +241,30 @@ def dots(frame: pd.DataFrame, y: str, markers: Mapping[str, str], xlabel: str) -
         axes.scatter(frame[column], names, marker=marker, s=45, label=column, zorder=3)
     axes.invert_yaxis()
     axes.set_xlabel(xlabel)
-    axes.legend(fontsize=8, **BESIDE)
+    axes.legend(fontsize=8, **LEGEND_BESIDE)
     return figure
 
 
 def named_points(frame: pd.DataFrame, name: str, x: str, y: str, highlighted: Sequence[bool]) -> Figure:
-    """Draw two columns of a table against each other, a point with its name a row, round where it is highlighted."""
-    figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    """Draw two columns of a table against each other, a point a row.
+
+    Highlighted points have a marker each, named in a legend, since they may lie close together; the others are squares
+    with their names beside.
+    """
+    figure, axes = plt.subplots(figsize=(9, 3.2), layout="constrained")
+    markers = itertools.cycle("oD^vP*X")
     for (text, left, up), stands_out in zip(frame[[name, x, y]].itertuples(index=False), highlighted, strict=True):
-        axes.scatter(left, up, marker="o" if stands_out else "s", color=ACCENT if stands_out else "#a0aec0")
-        axes.annotate(text, (left, up), fontsize=7, xytext=(4, 3), textcoords="offset points")
+        if stands_out:
+            axes.scatter(left, up, marker=next(markers), color=ACCENT, label=text, zorder=3)
+        else:
+            axes.scatter(left, up, marker="s", color="#a0aec0")
+            axes.annotate(text, (left, up), fontsize=8, xytext=(4, 3), textcoords="offset points")
     zero_line(axes)
     axes.axvline(0, color=LINE, ls="--", lw=1)
     axes.margins(x=0.15)
     axes.set(xlabel=x, ylabel=y)
+    if any(highlighted):
+        axes.legend(fontsize=8, **LEGEND_BESIDE)
     return figure
 
 

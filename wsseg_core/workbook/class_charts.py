@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from wsseg_core.evaluate.metrics import Interval
-from wsseg_core.workbook.charts import BESIDE
+from wsseg_core.workbook.charts import LEGEND_BESIDE
 from wsseg_core.workbook.plots import class_colours, class_styles, interval_bars
 
 
@@ -29,7 +29,7 @@ def curves(frames: Mapping[str, pd.DataFrame], mean: bool = False) -> Figure:
         if mean:
             axes.plot(frame.index, frame.mean(axis=1), color="black", lw=2.5, label="mean")
         axes.set(xlabel=frame.index.name, ylabel=ylabel, ylim=(0, None))
-    panels[0, -1].legend(fontsize=8, **BESIDE)
+    panels[0, -1].legend(fontsize=8, **LEGEND_BESIDE)
     return figure
 
 
