@@ -9,7 +9,8 @@ def test_the_list_has_unique_ids_and_marks_what_is_our_own():
     assert [claim.id for claim in CLAIMS if claim.source in (OWN_FINDING, OWN_QUESTION)] == [
         *("order", "forward-adds", "static-detector", "static-bias", "static-exclusion", "static-both-inputs"),
         *("pair-best", "pair-own", "net-pair-static"),
-        *("dynamic-second-module", "dynamic-sub-target", "dynamic-control", "pair-dynamic"),
+        *("dynamic-second-module", "dynamic-sub-target", "dynamic-control", "dynamic-detector"),
+        *("pair-dynamic", "pair-detector"),
         *("selftrain-loop", "selftrain-static", "selftrain-floor", "selftrain-crf"),
     ]
 

@@ -254,14 +254,25 @@ def test_each_setting_learns_what_it_should(setting: DynamicSetting):
     net = Told([[[1, 1], [0, 0]]], SUB, [(wrong, right), (right, wrong)])  # step 1 takes the CRF, step 2 the seed
     step, seed = step_of(net, ToldPool([[1, 0], [1, 0]]), setting), [[[1, 0], [0, 0]]]
     loss = step(*batch(seed, [[1, 0]]))
-    result = [[[1, 0], [1, 0]]] if setting.name == "dynamic_one_module" else seed
-    assert len(net.compared) == setting.modules
+    result = [[[1, 0], [1, 0]]] if setting.name in ("dynamic_one_module", "dynamic_no_detector") else seed
+    assert len(net.compared) == setting.detectors
     half = look(step_of(net, ToldPool([[1, 0], [1, 0]]), setting), seed, [[1, 0]])
     further = [torch.zeros(())]
     if setting.refinement:
         first, answers = step.first_step(half)
         further += [loss_of(answers), loss_of(step.second_step(half, first)[1], "batch")][: setting.modules]
     torch.testing.assert_close(loss, losses_by_hand(net, seed, result) + sum(further))
+
+
+def test_without_detectors_biases_and_rule_decide():
+    """The cat of the first image loses more than half of its cells, and comes back; of the second, A is taken."""
+    seeds, first = [[[1, 1], [1, 2]], [[1, 1], [1, 0]]], [[[0, 2], [0, 1]], [[1, 0], [1, 0]]]
+    step = step_of(Told(first, seeds, []), ToldPool(*first), DynamicSetting("a", detector=False))
+    half = look(step, seeds, [[1, 1], [1, 0]])
+    result, (knowledge, advice) = step.second_step(half, torch.tensor(first, dtype=torch.uint8))
+    assert result.tolist() == [[[1, 1], [1, 1]], first[1]]
+    assert not knowledge.logits.any()
+    assert not advice.logits.any()
 
 
 def test_the_branches_learn_the_seed_alone_until_the_detectors_are_warm():
@@ -291,7 +302,7 @@ def start() -> SegmentationNet:
 
 def real_step(start: SegmentationNet, setting: DynamicSetting = DYNAMIC) -> DynamicStep:
     torch.manual_seed(1)
-    net = DynamicNet(start, channels=8, modules=setting.modules)
+    net = DynamicNet(start, channels=8, modules=setting.detectors)
     return DynamicStep(net, setting, BIASES, CrfPool(CRF, workers=1)).train()
 
 
@@ -567,8 +578,9 @@ def test_no_worker_is_left_after_a_training_that_failed(run: Run, monkeypatch: p
 
 def test_the_ablations_train_apart_and_the_control_draws_no_crf(run: Run):
     histories = {setting.name: train(run, setting) for setting in dynamic_settings(run.profile)}
-    assert list(histories) == ["dynamic", "dynamic_one_module", "dynamic_seed_target", "dynamic_fixed_seed"]
-    assert len({history[-2]["loss"] for history in histories.values()}) == 4
+    ablations = ["dynamic_one_module", "dynamic_seed_target", "dynamic_no_detector"]
+    assert list(histories) == ["dynamic", *ablations, "dynamic_fixed_seed"]
+    assert len({history[-2]["loss"] for history in histories.values()}) == 5
     assert [name for name, history in histories.items() if crf_share(history) == 0] == ["dynamic_fixed_seed"]
     assert not any(load_dynamic(run, setting).training for setting in dynamic_settings(run.profile))
 
@@ -625,7 +637,7 @@ def test_what_is_taught_on_the_way_is_kept(trained: Run):
 
 def test_a_long_training_takes_five_snapshots(run: Run):
     few = with_dynamic(run, steps=15)
-    train(few, dynamic_settings(run.profile)[3])
+    train(few, dynamic_settings(run.profile)[-1])
     assert list(snapshots(few, "dynamic_fixed_seed")) == [0, 3, 6, 9, 12, 15]
     with pytest.raises(WorkbookError, match="dynamic_fixed_seed: it has no second module, so no result 2; use a"):
         taught(few, "dynamic_fixed_seed")

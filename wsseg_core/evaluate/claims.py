@@ -26,7 +26,7 @@ CRF, as published, except `dcsm` and `simonyan`. In `net_psa_crf` it is the CRF 
     dcsm_crf_seed                              masks of DCSM with CRF, labels known
     pair_knowledge_seed, pair_advice_seed      the two masks of the pair that was chosen among several
     pair_static_seed, pair_no_detector_seed    the same, refined; by the biases alone
-    net_pair_static, net_pair_dynamic, ...     networks from `pair_static_seed`; static, dynamic, and its control
+    net_pair_static, net_pair_dynamic, ...     networks from `pair_static_seed`; static, dynamic, and its controls
     net_static, net_dcsm_seeds, ..._crf        networks trained on `static_seed` and on `dcsm_crf_seed`; the same
     net_supervised, ..._crf                    network trained on true masks, the upper bound; the same
     net_dynamic, net_dynamic_one_module, ..., ..._crf   dynamic stage and its ablations; the same
@@ -228,8 +228,12 @@ _DYNAMIC = (
           "net_dynamic_crf", ("net_dynamic_seed_target_crf",), Relation.GREATER),
     Claim("dynamic-control", "what helps is the refinement, not the longer training", OWN_QUESTION,
           "net_dynamic_crf", ("net_dynamic_fixed_seed_crf",), Relation.GREATER),
+    Claim("dynamic-detector", "what helps while learning are the detectors, not the biases alone", OWN_QUESTION,
+          "net_dynamic_crf", ("net_dynamic_no_detector_crf",), Relation.GREATER),
     Claim("pair-dynamic", "from the seeds of the chosen pair, too, what helps is the refinement", OWN_QUESTION,
           "net_pair_dynamic_crf", ("net_pair_fixed_seed_crf",), Relation.GREATER),
+    Claim("pair-detector", "from the seeds of the chosen pair, too, it is the detectors", OWN_QUESTION,
+          "net_pair_dynamic_crf", ("net_pair_no_detector_crf",), Relation.GREATER),
 )  # fmt: skip
 
 _TALK = "talk on self-training, 2019"

@@ -56,13 +56,18 @@ def dynamic_settings(profile: Profile) -> list[DynamicSetting]:
         DynamicSetting("dynamic"),
         DynamicSetting("dynamic_one_module", second_module=False),
         DynamicSetting("dynamic_seed_target", second_target="seed"),
+        DynamicSetting("dynamic_no_detector", detector=False),
         DynamicSetting("dynamic_fixed_seed", refinement=False),
     ]
 
 
 def chosen_pair_settings() -> list[DynamicSetting]:
-    """The stage and its control once more, from the refined masks of another pair (`other_pairs`)."""
-    return [DynamicSetting("pair_dynamic"), DynamicSetting("pair_fixed_seed", refinement=False)]
+    """The stage and its two controls once more, from the refined masks of another pair (`other_pairs`)."""
+    return [
+        DynamicSetting("pair_dynamic"),
+        DynamicSetting("pair_no_detector", detector=False),
+        DynamicSetting("pair_fixed_seed", refinement=False),
+    ]
 
 
 def train_dynamic(
@@ -132,7 +137,7 @@ def _recipe(run: Run, step: DynamicStep, seed: ArtifactStore, store: ArtifactSto
 def _new_step(run: Run, setting: DynamicSetting, start: SegmentationNet, pool: CrfPool) -> DynamicStep:
     torch.manual_seed(run.seed)
     difference, dynamic = run.profile.difference, run.profile.dynamic
-    net = DynamicNet(start, difference.channels, setting.modules, difference.stride)
+    net = DynamicNet(start, difference.channels, setting.detectors, difference.stride)
     biases = replace(training_biases(difference), background=setting.background)
     return DynamicStep(net, setting, biases, pool, dynamic.warmup_steps, dynamic.second_loss, dynamic.crf_stride)
 

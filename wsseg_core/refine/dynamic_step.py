@@ -42,7 +42,7 @@ from wsseg_core.crf.pool import CrfPool
 from wsseg_core.data.images import VOID
 from wsseg_core.data.transforms import MEAN, STD
 from wsseg_core.nets.dynamic import Branches, DynamicNet
-from wsseg_core.nets.segmentation import resize_masks, segmentation_loss
+from wsseg_core.nets.segmentation import Features, resize_masks, segmentation_loss
 from wsseg_core.refine.difference import BALANCES, Biases, change_target, collapsed, map_loss, refine
 
 TARGETS = ("sub_branch", "seed")
@@ -57,6 +57,8 @@ class DynamicSetting:
         second_module: False: the result of step 1 is learnt at once.
         second_target: what the second detector foresees: where its masks differ from what the "sub_branch" draws, or,
             with "seed", from one another, so that the seed is what is compared with.
+        detector: False: none of the modules knows anything, d = ½, so that the biases and the rule against collapsing
+            classes merge alone. The control for what the detectors foresee.
         refinement: False: no step at all, both branches go on learning the fixed seed. The control for the number of
             steps.
         background: b^0 of both refinements; SSDD's is 0 here.
@@ -68,6 +70,7 @@ class DynamicSetting:
     name: str
     second_module: bool = True
     second_target: str = "sub_branch"
+    detector: bool = True
     refinement: bool = True
     background: float = 0.0
 
@@ -77,8 +80,13 @@ class DynamicSetting:
 
     @property
     def modules(self) -> int:
-        """How many difference detectors it takes."""
+        """How many steps of refinement it takes."""
         return self.refinement * (1 + self.second_module)
+
+    @property
+    def detectors(self) -> int:
+        """How many difference detectors learn."""
+        return self.modules * self.detector
 
 
 class PendingCrf(NamedTuple):
@@ -147,7 +155,7 @@ class DynamicStep(nn.Module):
     """The network with the loss of a step, which is its `forward`, so that several processes can share a batch.
 
     Args:
-        net: with `setting.modules` difference detectors.
+        net: with `setting.detectors` difference detectors.
         setting: the stage or an ablation.
         biases: of both refinements.
         pool: for the CRFs.
@@ -248,7 +256,7 @@ class DynamicStep(nn.Module):
             The masks merged, uint8 (B, h, w), and what the detector said of both, for L_dd1.
         """
         knowledge, advice = half.prediction, half.advice
-        logits_k, logits_a = self.net.detectors[0](half.branches.main.detach(), knowledge, advice)
+        logits_k, logits_a = self._ask(0, half.branches.main, knowledge, advice)
         result = self._merge(half, knowledge, advice, logits_k, logits_a)
         question = (*change_target(knowledge, advice), ~collapsed(knowledge, advice, half.labels).any(1))
         return result, (Answer(logits_k, *question), Answer(logits_a, *question))
@@ -259,7 +267,7 @@ class DynamicStep(nn.Module):
         Returns:
             The masks merged, uint8 (B, h, w), and what the detector said of both, for L_dd2.
         """
-        logits_k, logits_a = self.net.detectors[1](half.branches.sub.detach(), half.seed, first)
+        logits_k, logits_a = self._ask(1, half.branches.sub, half.seed, first)
         result = self._merge(half, half.seed, first, logits_k, logits_a)
         if self.setting.second_target == "sub_branch":
             judge = _best_labels(half.branches.sub.scores, half.labels)
@@ -271,6 +279,13 @@ class DynamicStep(nn.Module):
             for logits, pair in zip((logits_k, logits_a), pairs, strict=True)
         )
         return result, (answer_k, answer_a)
+
+    def _ask(self, module: int, branch: Features, knowledge: Tensor, advice: Tensor) -> tuple[Tensor, Tensor]:
+        """d of both masks before the sigmoid, float (B, h, w), from what a branch says without gradients."""
+        if self.setting.detector:
+            return self.net.detectors[module](branch.detach(), knowledge, advice)
+        unsure = torch.zeros(knowledge.shape, device=knowledge.device)
+        return unsure, unsure
 
     def _counts(self, knowledge: Tensor, advice: Tensor, labels: Tensor) -> Tensor:
         """The images that count in L_dd2, bool (B,)."""
