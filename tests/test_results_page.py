@@ -67,6 +67,11 @@ def test_claims_of_two_data_sets_stand_side_by_side(tmp_path: Path) -> None:
     assert "| CRF helps | **holds** 2.0 [1.0, 3.0] | **does not hold** -2.0 [-3.0, -1.0] | ≠ |" in page
     assert "| walk helps | **undecided** 0.0 [-1.0, 1.0] | **holds** 1.0 [0.5, 2.0] |  |" in page
     assert "| of two alone | – | **holds** 1.0 [0.5, 2.0] |  |" in page
+    several = "claim,verdict,against,mean,low,high\nwalk helps,does not hold,x,-1,-2,-0.5"
+    (tmp_path / "results/one/reference/10_claims_seeds.csv").write_text(several, encoding="utf-8")
+    page = results_page(tmp_path)  # by all trainings, where several were judged
+    assert "| walk helps | **does not hold** -1.0 [-2.0, -0.5] | **holds** 1.0 [0.5, 2.0] | ≠ |" in page
+    assert "| CRF helps | **holds** 2.0 [1.0, 3.0] |" in page
 
 
 def test_no_reference_is_said_in_one_line(tmp_path: Path) -> None:

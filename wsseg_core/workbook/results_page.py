@@ -30,6 +30,7 @@ OURS = "{ours} [{low}, {high}]"
 BESIDE = {"row": "{label}", "published, VOC": "{published}", "here": OURS}
 VERDICT = {"claim": "{claim}", "verdict": "**{verdict}**"}
 CLAIMS = "10_claims"
+CLAIMS_OVER_SEEDS = "10_claims_seeds"
 OPENING = """# Results
 
 Written by `wsseg docs` from the tables in `results/<profile>/reference`, with `claims.json` and `figures.json`.
@@ -147,7 +148,7 @@ SECTIONS = (
     Section("Claims of the papers", CLAIMS,
             VERDICT | {"difference, points": "{difference} [{low}, {high}]", "against": "{against}"},
             "A verdict comes from the paired bootstrap alone."),
-    Section("Claims about the last stages, judged by all trainings", "10_claims_seeds",
+    Section("Claims about the last stages, judged by all trainings", CLAIMS_OVER_SEEDS,
             VERDICT | {"mean difference, points": "{mean} [{low}, {high}]", "against": "{against}"},
             "The interval is over images; all trainings must agree."),
 )  # fmt: skip
@@ -199,8 +200,7 @@ def write_results_page(root: Path) -> Path:
 
 def _side_by_side(references: Sequence[Path]) -> Iterable[str]:
     """The claims on every data set beside each other, where there are tables of two or more."""
-    tables = {path.parent.name: path / f"{CLAIMS}.csv" for path in references}
-    judged = {name: _frame(path).set_index("claim") for name, path in tables.items() if path.is_file()}
+    judged = {path.parent.name: _judged(path) for path in references if (path / f"{CLAIMS}.csv").is_file()}
     if len(judged) < 2:
         return
     form, rows = VERDICT["verdict"] + " {difference} [{low}, {high}]", []
@@ -210,8 +210,20 @@ def _side_by_side(references: Sequence[Path]) -> Iterable[str]:
         cells = [_cell(found[name], form) if name in found else DASH for name in judged]
         rows.append([claim, *cells, "≠" if verdicts >= {Outcome.HOLDS, Outcome.FAILS} else ""])
     yield "## The claims on every data set\n"
-    yield "Points; ≠ where one data set says what another denies. The chapters below have the conditions.\n"
+    yield (
+        "Points; ≠ where one data set says what another denies; of the last stages, by all trainings that there are. "
+        "The chapters below have the conditions.\n"
+    )
     yield _table(["claim", *judged, ""], rows) + "\n"
+
+
+def _judged(reference: Path) -> pd.DataFrame:
+    """`verdict`, `difference`, `low` and `high` by claim, from all trainings where a claim was judged by several."""
+    frame, over_seeds = _frame(reference / f"{CLAIMS}.csv").set_index("claim"), reference / f"{CLAIMS_OVER_SEEDS}.csv"
+    if over_seeds.is_file():
+        of_all = _frame(over_seeds).set_index("claim").rename(columns={"mean": "difference"})
+        frame.update(of_all[["verdict", "difference", "low", "high"]])
+    return frame
 
 
 def _chapter(reference: Path) -> Iterable[str]:
