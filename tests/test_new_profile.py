@@ -37,14 +37,14 @@ def test_another_split_to_score_and_no_masks(tiny_devkit: Path, tmp_path: Path) 
 
 
 def test_steps_grow_with_the_images(tiny_devkit: Path, tmp_path: Path) -> None:
-    few = load_profile(str(write_profile(tmp_path / "few.toml", tiny_devkit)))
-    train = tiny_devkit / "ImageSets/Segmentation/train.txt"
-    train.write_text(train.read_text() * 400)
-    many = load_profile(str(write_profile(tmp_path / "many.toml", tiny_devkit)))
-    animals = load_profile("animals")
+    profiles, train = [], tiny_devkit / "ImageSets/Segmentation/train.txt"
+    six = train.read_text()
+    for images in (6, 600, 2_400, 4_800):
+        train.write_text(six * (images // 6))
+        profiles.append(load_profile(str(write_profile(tmp_path / f"of{images}.toml", tiny_devkit))))
     for table, entry in (("classifier", "head_steps"), ("segmentation", "steps"), ("dynamic", "steps")):
-        values = [getattr(getattr(profile, table), entry) for profile in (few, many, animals)]
-        assert values[0] < values[1] == values[2]
+        few, more, many, most = (getattr(getattr(profile, table), entry) for profile in profiles)
+        assert few < more < many == most
 
 
 def test_what_is_refused(tiny_devkit: Path, tmp_path: Path) -> None:

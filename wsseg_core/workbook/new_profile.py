@@ -14,7 +14,7 @@ from wsseg_core.data.images import DevkitError
 from wsseg_core.data.voc import VocDevkit
 
 TEMPLATES = Path(__file__).parent / "templates"
-FEW, MANY = 100, 1_300  # training images between which steps grow; `animals` has 1,346
+FEW, MANY = 100, 1_300  # training images between which steps grow
 
 
 def write_profile(path: Path, root: Path, val_split: str = "val") -> Path:
@@ -66,7 +66,7 @@ def _batch(images: int) -> dict[str, int]:
 
 
 def _steps(images: int) -> dict[str, int]:
-    """Steps of each training: as in `animals` for as many images, fewer for fewer, but enough to learn."""
+    """Steps of each training: fewer for fewer images, but enough to learn."""
     share = min(max((images - FEW) / (MANY - FEW), 0), 1)
     ends = {
         "classifier": (400, 1200),
