@@ -45,8 +45,10 @@ def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     os.utime(run / "notebooks/04_crf.ipynb", (1e9, 1e9))
     (own / "data/toyvoc-smoke/JPEGImages").mkdir(parents=True)
     (own / "data/toyvoc-smoke/JPEGImages/a.jpg").write_text("scene")
+    (own / "results/smoke-features").mkdir()
+    (own / "results/smoke-features/256.npy").write_text("features")
     monkeypatch.chdir(own)
-    assert pack(open_run("smoke"), tmp_path / "run.tar.gz") == len(LEFT) + 1
+    assert pack(open_run("smoke"), tmp_path / "run.tar.gz") == len(LEFT) + 2
     monkeypatch.chdir(workbook(tmp_path / "other"))
     return tmp_path / "run.tar.gz"
 
@@ -58,19 +60,22 @@ def test_an_unpacked_run_lies_where_the_notebooks_look_for_it(packed: Path) -> N
     assert found == LEFT | {"reference/a.csv": ""}
     assert (folder / "notebooks/04_crf.ipynb").stat().st_mtime == 1e9  # by which the order of notebooks is judged
     assert Path("data/toyvoc-smoke/JPEGImages/a.jpg").read_text() == "scene"
+    assert Path("results/smoke-features/256.npy").read_text() == "features"
 
 
-def test_scenes_that_are_there_are_left_alone(packed: Path) -> None:
-    Path("data/toyvoc-smoke").mkdir(parents=True)
+def test_scenes_and_features_that_are_there_are_left_alone(packed: Path) -> None:
+    shared = Path("data/toyvoc-smoke"), Path("results/smoke-features")
+    for folder in shared:
+        folder.mkdir(parents=True)
     unpack(packed)
-    assert not list(Path("data/toyvoc-smoke").iterdir())
+    assert not any(list(folder.iterdir()) for folder in shared)
 
 
 def test_photographs_stay_where_they_are(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(packed.parent / "own")
     run = open_run("smoke")
     object.__setattr__(run.profile.data, "source", "voc")
-    assert pack(run, packed) == len(LEFT)
+    assert pack(run, packed) == len(LEFT) + 1  # the features, which show nobody
 
 
 def test_a_run_that_is_there_is_not_overwritten(packed: Path) -> None:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from wsseg_core.base.dependencies import code_fingerprint, notebook_modules
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.base.files import plain
+from wsseg_core.classify.features import features_folder
 from wsseg_core.data.run import Run, notebook_sources, open_run, project_root
 
 MANIFEST = "manifest.json"
@@ -31,7 +32,7 @@ SHOWN_ONLY = {"evaluate", "workbook"}  # rooms that train nothing
 
 
 def pack(run: Run, path: Path) -> int:
-    """Write a run into one file; drawn scenes go with it, photographs do not.
+    """Write a run into one file; drawn scenes and the features of a frozen trunk go with it, photographs do not.
 
     Args:
         run: all of its notebooks have run.
@@ -94,9 +95,9 @@ def unpack(path: Path, results: str = "results") -> Run:
         whole = Path(temporary)
         _extract(path, whole)
         _check_files(path, whole, manifest["files"])
-        devkit = project_root() / run.profile.data.devkit
-        if (whole / "data").exists() and not devkit.exists():
-            shutil.move(whole / "data", devkit)
+        for prefix, folder in _shared(run).items():
+            if (whole / prefix).exists() and not folder.exists():
+                shutil.move(whole / prefix, folder)
         for part in (whole / "run").iterdir():
             os.replace(part, run.folder / part.name)
     return run
@@ -104,15 +105,18 @@ def unpack(path: Path, results: str = "results") -> Run:
 
 def _files(run: Run) -> Iterator[tuple[str, Path]]:
     """Every file that goes along, by its name in the pack."""
-    folders = {"run": run.folder}
-    if run.profile.data.source == "toyvoc":
-        folders["data"] = project_root() / run.profile.data.devkit
-    for prefix, folder in folders.items():
+    for prefix, folder in ({"run": run.folder} | _shared(run)).items():
         for file in sorted(folder.rglob("*")):
             inside = file.relative_to(folder)
             passing = any(part.startswith(".") for part in inside.parts) or ".failed." in file.name
             if file.is_file() and not passing and inside.parts[0] not in LEFT_OUT:
                 yield f"{prefix}/{inside.as_posix()}", file
+
+
+def _shared(run: Run) -> dict[str, Path]:
+    """What lies outside of the run's folder, because other runs read it too, by its name in the pack."""
+    scenes = {"data": project_root() / run.profile.data.devkit} if run.profile.data.source == "toyvoc" else {}
+    return {"features": features_folder(run)} | scenes
 
 
 def _executed(run: Run, source: Path) -> Path:
