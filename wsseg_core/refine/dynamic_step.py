@@ -281,7 +281,10 @@ class DynamicStep(nn.Module):
         return result, (answer_k, answer_a)
 
     def _ask(self, module: int, branch: Features, knowledge: Tensor, advice: Tensor) -> tuple[Tensor, Tensor]:
-        """d of both masks before the sigmoid, float (B, h, w), from what a branch says without gradients."""
+        """d of both masks before the sigmoid, float (B, h, w), from what a branch says without gradients.
+
+        Without detectors it is 0, and what L_dd adds to the loss a constant.
+        """
         if self.setting.detector:
             return self.net.detectors[module](branch.detach(), knowledge, advice)
         unsure = torch.zeros(knowledge.shape, device=knowledge.device)

@@ -253,7 +253,9 @@ def _headline(figures: Mapping[str, Any]) -> str:
     text = f"Scored on `{figures['split']}`, training seed {figures['seed']} where no other is named."
     precision = figures.get("classifier_map")
     if precision:
-        text += " Mean average precision of the classifier: {value:.3f} [{low:.3f}, {high:.3f}].".format(**precision)
+        trainings = len(figures.get("seeds", [0]))
+        text += " Mean average precision of the classifier" + (f" over {trainings} trainings" if trainings > 1 else "")
+        text += ": {value:.3f} [{low:.3f}, {high:.3f}].".format(**precision)
     return text
 
 
