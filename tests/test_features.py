@@ -108,10 +108,25 @@ def test_a_frozen_trunk_stays_what_it_is_in_training() -> None:
     backbone = FrozenBackbone(model, ["layer1", "layer4"])
     net = nn.Sequential(backbone).train()
     images = torch.randn(2, 3, 64, 64, requires_grad=True)
-    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    before = {name: value.clone() for name, value in backbone.trunk.state_dict().items()}
     assert not any(values.requires_grad for values in net(images))
-    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in backbone.trunk.state_dict().items())
     assert not any(weight.requires_grad for weight in backbone.parameters())
+
+
+def test_a_frozen_trunk_is_not_stored_with_the_networks_above_it() -> None:
+    config = ClassifierConfig("resnet18", 8, weights="random")
+    first, second = (new_classifier(config, 3, seed) for seed in (0, 1))
+    here, there = (nn.Sequential(FrozenBackbone(model, ["layer1"]), nn.Conv2d(8, 2, 1)) for model in (first, second))
+    stored = here.state_dict()
+    assert list(stored) == ["1.weight", "1.bias"]
+    before = {name: value.clone() for name, value in there[0].trunk.state_dict().items()}
+    there.load_state_dict(stored)
+    assert torch.equal(there[1].weight, here[1].weight)
+    assert all(torch.equal(value, before[name]) for name, value in there[0].trunk.state_dict().items())
+    assert not torch.equal(there[0].trunk.conv1.weight, here[0].trunk.conv1.weight)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        there.load_state_dict({"1.weight": stored["1.weight"]})
 
 
 def test_the_size_is_said_before_and_a_full_disk_is_told(

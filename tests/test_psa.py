@@ -226,7 +226,6 @@ def test_missing_stages_name_the_notebook_that_makes_them(staged: Run, tmp_path:
     for stage in (
         lambda: make_affinity_labels(empty, empty.train_ids),
         lambda: train_affinity(empty),
-        lambda: load_affinity(empty),
         lambda: extract_walks(empty, load_affinity(staged), empty.train_ids),
         lambda: SeedMaps(empty),
         lambda: open_seed_masks(empty, seed_setting(empty.profile, "cam")),
@@ -235,8 +234,9 @@ def test_missing_stages_name_the_notebook_that_makes_them(staged: Run, tmp_path:
             stage()
     extract_cams(empty, new_cam(empty).eval(), empty.train_ids)
     make_affinity_labels(empty, empty.train_ids, workers=1)
-    with pytest.raises(WorkbookError, match="missing; run notebook 01_training first"):
-        train_affinity(empty)
+    for stage in (train_affinity, load_affinity):
+        with pytest.raises(WorkbookError, match="missing; run notebook 01_training first"):
+            stage(empty)
     with pytest.raises(WorkbookError, match=f"walks: {first}"):
         SeedMaps(empty)
 

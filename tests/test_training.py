@@ -116,6 +116,8 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path):
     with pytest.raises(RuntimeError, match="killed"):
         train(tmp_path / "killed.ckpt", checkpoint_every=3, loss=failing_at(8, RuntimeError("killed")))
     assert read_checkpoint(tmp_path / "killed.ckpt")["step"] == 6
+    assert "optimizer" in read_checkpoint(tmp_path / "killed.ckpt")
+    assert "optimizer" not in read_checkpoint(tmp_path / "whole.ckpt")
     torch.manual_seed(99)  # the state of the new process is another one
     resumed, history = train(tmp_path / "killed.ckpt", checkpoint_every=3)
     assert same_weights(resumed, expected)

@@ -25,7 +25,7 @@ from wsseg_core.affinity.pairs import NEUTRAL, affinity_labels, affinity_loss, w
 from wsseg_core.base.artifacts import ArtifactStore
 from wsseg_core.base.config import ClassifierConfig, CrfConfig
 from wsseg_core.base.parallel import FEW_IMAGES, parallel_map
-from wsseg_core.classify.classifier import classifier_settings, load_classifier, load_trained, new_classifier
+from wsseg_core.classify.classifier import classifier_settings, load_classifier, load_trained
 from wsseg_core.classify.features import has_dense_features, open_features
 from wsseg_core.classify.training import Hardware, Key, Recipe, fit, new_optimizer
 from wsseg_core.crf.dense import DenseCrf
@@ -253,8 +253,7 @@ def load_affinity(run: Run) -> AffinityNet:
     Raises:
         WorkbookError: not trained yet, not to its end, or under other settings.
     """
-    config = replace(run.profile.classifier, weights="random")
-    model = _affinity_net(run, new_classifier(config, run.devkit.num_classes, run.seed))
+    model = _affinity_net(run, load_classifier(run))
     return load_trained(model, checkpoint_path(run), network_settings(run), run.profile.affinity.steps, NOTEBOOK)
 
 

@@ -113,7 +113,7 @@ def fit(model: nn.Module, recipe: Recipe, checkpoint: Path, hardware: Hardware, 
     Args:
         model: the network; afterwards it holds the last step's weights, on the CPU.
         recipe: what to do.
-        checkpoint: file of the full state, written atomically at intervals and at the end.
+        checkpoint: file of the full state, written atomically at intervals, and at the end without the optimiser's.
         hardware: device and precision.
         description: what the progress bar says.
 
@@ -260,12 +260,9 @@ def _step(fabric: "Fabric", network: nn.Module, optimizer: Any, recipe: Recipe, 
 
 
 def _save(checkpoint: Path, model: nn.Module, recipe: Recipe, progress: dict[str, Any]) -> None:
-    state = progress | {
-        "model": model.state_dict(),
-        "optimizer": recipe.optimizer.state_dict(),
-        "schedule": recipe.schedule.state_dict(),
-        "settings": plain(recipe.settings),
-    }
+    state = progress | {"model": model.state_dict(), "settings": plain(recipe.settings)}
+    if progress["step"] < recipe.steps:  # of no use afterwards, and twice as large as the network
+        state |= {"optimizer": recipe.optimizer.state_dict(), "schedule": recipe.schedule.state_dict()}
     buffer = io.BytesIO()
     torch.save(state, buffer)
     write_atomically(checkpoint, buffer.getvalue())

@@ -4,6 +4,7 @@ A classifier says in an `Outline` where its stages end and which of their maps t
 (strides, channels, the layers of each stage at which saliency maps are taken) is found by tracing it once.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from copy import deepcopy
@@ -212,7 +213,8 @@ class Backbone(nn.Module):
 class FrozenBackbone(Backbone):
     """A trunk that does not learn: its weights and the statistics of its batch norm stay what they are.
 
-    Its maps are rounded to what float16 can hold, so that they are to the bit what `classify.features` reads back.
+    Its maps are rounded to what float16 can hold, so that they are to the bit what `classify.features` reads back. Its
+    weights are stored with the classifier and with no network above it: of a small head, they would be nearly all.
     """
 
     def __init__(self, classifier: nn.Module, names: Sequence[str], stride: int | None = None) -> None:
@@ -228,6 +230,14 @@ class FrozenBackbone(Backbone):
     def forward(self, images: Tensor) -> list[Tensor]:
         """As `Backbone.forward`, rounded; no gradient flows back."""
         return [values.half().to(values.dtype) for values in super().forward(images)]
+
+    def state_dict(self, *args: Any, destination: Any = None, **kwargs: Any) -> Any:
+        """Nothing beside what the parts before it gave."""
+        return OrderedDict() if destination is None else destination
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        state_dict.update(super().state_dict(prefix=prefix))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def resized(values: Tensor, size: Sequence[int]) -> Tensor:

@@ -19,7 +19,7 @@ from wsseg_core.base.artifacts import ArtifactStore
 from wsseg_core.base.config import Profile
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.base.parallel import cpu_count
-from wsseg_core.classify.classifier import load_trained, new_classifier
+from wsseg_core.classify.classifier import load_classifier, load_trained
 from wsseg_core.classify.training import Hardware, Recipe, fit
 from wsseg_core.crf.pool import CrfPool
 from wsseg_core.data.run import Run
@@ -178,8 +178,8 @@ def load_dynamic(run: Run, setting: DynamicSetting) -> SegmentationNet:
 
 
 def _trained_step(run: Run, setting: DynamicSetting) -> DynamicStep:
-    classifier = new_classifier(replace(run.profile.classifier, weights="random"), run.devkit.num_classes, run.seed)
-    step = _new_step(run, setting, new_network(run, classifier), CrfPool(run.profile.seed_crf, workers=1))
+    network = new_network(run, load_classifier(run))
+    step = _new_step(run, setting, network, CrfPool(run.profile.seed_crf, workers=1))
     path, settings = checkpoint_path(run, setting.name), training_settings(run, setting)
     return load_trained(step, path, settings, run.profile.dynamic.steps, NOTEBOOK)
 

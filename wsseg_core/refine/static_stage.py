@@ -26,7 +26,7 @@ from wsseg_core.base.artifacts import ArtifactStore
 from wsseg_core.base.config import DifferenceConfig, Profile
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.base.parallel import FEW_IMAGES, parallel_map
-from wsseg_core.classify.classifier import load_classifier, load_trained, new_classifier
+from wsseg_core.classify.classifier import load_classifier, load_trained
 from wsseg_core.classify.features import FeatureStore, open_features
 from wsseg_core.classify.training import Hardware, fit
 from wsseg_core.data.images import VOID
@@ -196,8 +196,7 @@ def load_static(run: Run, exclusion: bool = True, pair: Pair | None = None) -> S
     Raises:
         WorkbookError: not trained yet, not to its end, or under other settings.
     """
-    config = replace(run.profile.classifier, weights="random")
-    model = _new_net(run, new_classifier(config, run.devkit.num_classes, run.seed))
+    model = _new_net(run, load_classifier(run))
     steps = run.profile.segmentation.steps
     path, settings = checkpoint_path(run, exclusion, pair), training_settings(run, exclusion, pair)
     return load_trained(model, path, settings, steps, NOTEBOOK)

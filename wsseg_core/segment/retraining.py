@@ -13,7 +13,7 @@ Batch norm is frozen, as in SSDD: it is folded into the convolutions before it, 
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +28,7 @@ from torch.utils.data import Dataset
 from wsseg_core.base.artifacts import ArtifactStore
 from wsseg_core.base.config import Profile, SegmentationConfig
 from wsseg_core.base.errors import WorkbookError
-from wsseg_core.classify.classifier import classifier_settings, load_classifier, load_trained, new_classifier
+from wsseg_core.classify.classifier import classifier_settings, load_classifier, load_trained
 from wsseg_core.classify.features import has_dense_features, open_features
 from wsseg_core.classify.training import Hardware, Key, Recipe, fit, new_optimizer
 from wsseg_core.data.images import VOID
@@ -336,8 +336,7 @@ def load_segmentation(run: Run, name: str, made_by: str) -> SegmentationNet:
     Raises:
         WorkbookError: not trained yet, not to its end, or under other settings.
     """
-    config = replace(run.profile.classifier, weights="random")
-    model = new_network(run, new_classifier(config, run.devkit.num_classes, run.seed))
+    model = new_network(run, load_classifier(run))
     steps = run.profile.segmentation.steps
     return load_trained(model, checkpoint_path(run, name), network_settings(run), steps, made_by)
 
