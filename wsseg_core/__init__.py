@@ -11,7 +11,7 @@ One room a step of the method; each builds on the rooms above it in this list, a
     forward     class maps of the forward pass, zoom-out features        notebook 05
     affinity    CAM, pixel affinity, random walk, seeds                  notebook 06
     segment     a segmentation network that learns from seeds            notebooks 06, 07
-    refine      which of two masks to believe: static and dynamic        notebooks 07, 08
+    refine      which of two masks to believe; self-training             notebooks 07 to 09
     evaluate    scores, tables, claims and verdicts; the factor study    all, and notebooks 10, 11
     workbook    pictures, explorers, headless runs, report, command line
 """

@@ -29,7 +29,9 @@ DCSM_METHODS: dict[str, Callable[[Profile, str], Setting]] = {
 
 
 def ablation_settings(profile: Profile) -> dict[str, list[Setting]]:
-    """Rows by table. All have the CRF but for `simonyan` and `dcsm`; what is not varied is as in the profile.
+    """Rows by table; what is not varied is as in the profile.
+
+    All have the CRF but for `simonyan`, `simonyan_grabcut` and `dcsm`.
 
     Beyond the paper: plain back-propagation at every alpha, since its best one need not be that of guided
     back-propagation, and the orders of subtraction and normalisation.

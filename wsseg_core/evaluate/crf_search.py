@@ -1,4 +1,4 @@
-"""Grid search of the CRF's values on the masks of a few training images: the only place where masks choose anything.
+"""Grid search of the CRF's values on the masks of a few training images: the only place where masks choose CRF values.
 
 DCSM 4.2 chose its values "by grid search with validation data", the very images that its tables report on. Here the
 masks are those of the first M training images and never of the validation images, and whatever uses the values found

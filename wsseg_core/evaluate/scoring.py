@@ -1,7 +1,6 @@
 """Score many settings on the same images: the evaluation side of the notebooks.
 
-Only here and in `metrics` are predictions and true masks brought together; nothing that trains or infers imports this
-module.
+Predictions and true masks are brought together in this room alone; nothing that trains or infers imports it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
