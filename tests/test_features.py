@@ -129,6 +129,22 @@ def test_a_frozen_trunk_is_not_stored_with_the_networks_above_it() -> None:
         there.load_state_dict({"1.weight": stored["1.weight"]})
 
 
+def test_features_that_are_lost_are_made_again_and_those_not_finished_are_not_read(run: Run) -> None:
+    store = extract_features(run, trunk(run))
+    expected = store.load(run.train_ids[0], 64, ["layer4"])[0]
+    features.map_path(features_folder(run), 64, "layer4").unlink()
+    with pytest.raises(WorkbookError, match="missing or damaged; run notebook 01_training again"):
+        open_features(run, trunk(run))
+    again = extract_features(run, trunk(run)).load(run.train_ids[0], 64, ["layer4"])[0]
+    assert torch.equal(again, expected)
+    marks = features_folder(run) / "64" / features.DONE
+    np.save(marks, (np.arange(9) > 0).astype(np.uint8))
+    with pytest.raises(WorkbookError, match="64: not of all images yet; run notebook 01_training again"):
+        open_features(run, trunk(run))
+    extract_features(run, trunk(run))
+    assert torch.equal(open_features(run, trunk(run)).load(run.train_ids[0], 64, ["layer4"])[0], expected)
+
+
 def test_the_size_is_said_before_and_a_full_disk_is_told(
     run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

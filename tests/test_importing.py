@@ -109,6 +109,15 @@ class TestFolders:
         expected = {"trainA": ["horse"], "trainB": ["zebra"], "testA": ["horse"], "testB": ["zebra"]}
         assert (labels_of(devkit), devkit.ids("val")) == (expected, ["testA", "testB"])
 
+    def test_an_import_among_the_folders_is_no_class(self, classes):
+        for _ in range(2):
+            _, devkit = imported(classes, classes / "devkit")
+            assert devkit.classes == ("horse", "zebra")
+
+    @pytest.mark.parametrize("kind", ["folders", "cyclegan"])
+    def test_a_file_is_no_folder(self, source, kind):
+        refused("is a file, and .* are folders; give the folder", write(source / "labels.csv", "a"), kind)
+
     def test_what_is_refused(self, classes):
         (classes / "empty").mkdir()
         refused("empty: no images in this class folder", classes)
@@ -123,6 +132,23 @@ class TestFolders:
         (classes / "cow/b.heic").unlink()
         picture(classes / "cow/a.png")
         refused("a.png: has the same name as|a.jpg: has the same name as", classes)
+
+
+class TestNames:
+    def test_other_labels_of_a_table_are_not_seen(self, source, out):
+        for name in "abc":
+            picture(source / f"{name}.png")
+        write(source / "labels.csv", "a.png,cat\nb.png,dog\nc.png,cat\n")
+        plan, devkit = imported(source, out, names=["cat"])
+        assert sorted(len(image.labels) for image in plan.data.images) == [0, 1, 1]
+        assert labels_of(devkit) == {"a": ["cat"], "b": [], "c": ["cat"]}
+
+    def test_a_table_may_be_imported_into_its_own_folder_twice(self, source):
+        for name in "abc":
+            picture(source / f"{name}.png")
+        write(source / "labels.csv", "a.png,cat\nb.png,dog\nc.png,cat\n")
+        for _ in range(2):
+            assert len(labels_of(imported(source / "labels.csv", source / "devkit")[1])) == 3
 
 
 TABLES = {
@@ -301,6 +327,22 @@ class TestLabelme:
         plan, devkit = imported(source, out)
         assert labels_of(devkit) == {"a": ["cat"], "b": ["dog"]}
         assert not any(image.mask for image in plan.images.values())
+
+    def test_shapes_of_old_versions_are_polygons(self, source, out):
+        for name in "ab":
+            picture(source / f"{name}.jpg")
+            shape = {"label": "cat", "points": [[2, 2], [8, 2], [8, 6], [2, 6]]}
+            write(source / f"{name}.json", {"imagePath": f"{name}.jpg", "shapes": [shape]})
+        assert (VocMasks(imported(source, out)[1]).mask("a")[2:7, 2:9] == 1).all()
+
+    def test_a_mask_that_is_no_picture_names_its_file(self, source, out):
+        for name in "ab":
+            picture(source / f"{name}.jpg")
+            annotation = labelme(f"{name}.jpg", [("cat", "mask", [[1, 1], [3, 3]])])
+            annotation["shapes"][0]["mask"] = "bm9wZQ=="
+            write(source / f"{name}.json", annotation)
+        with pytest.raises(WorkbookError, match=r"a.json: .*the mask of 'cat' cannot be decoded"):
+            write_devkit(planned(*read_dataset(source)), out)
 
     @pytest.mark.parametrize(
         ("value", "message"),

@@ -85,6 +85,36 @@ def test_a_run_that_is_there_is_not_overwritten(packed: Path) -> None:
     assert unpack(packed, "elsewhere").folder == Path.cwd() / "elsewhere/smoke"
 
 
+@pytest.mark.parametrize("left", ["figures/00.png", "notebooks/00_overview.ipynb"])
+def test_a_run_that_has_only_begun_is_not_mixed_with_the_pack(packed: Path, left: str) -> None:
+    begun = Path("results/smoke") / left
+    begun.parent.mkdir(parents=True)
+    begun.write_text("mine")
+    with pytest.raises(WorkbookError, match="there is a run already"):
+        unpack(packed)
+    assert [path for path in Path("results/smoke").rglob("*") if path.is_file()].count(begun) == 1
+    assert not Path("results/smoke/artifacts").exists()
+
+
+def test_a_profile_of_ones_own_is_found_at_its_place(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Path("mine.toml")
+    own.write_text((PACKAGE / "profiles/smoke.toml").read_text())
+    shutil.copytree(packed.parent / "own/results/smoke", packed.parent / "own/results/mine")
+    (packed.parent / "own/results/mine/profile.txt").write_text("/home/teacher/mine.toml")
+    monkeypatch.chdir(packed.parent / "own")
+    pack(open_run("../other/mine.toml"), packed)
+    monkeypatch.chdir(packed.parent / "other")
+    folder = unpack(packed, profile="mine.toml").folder
+    assert (folder.name, (folder / "profile.txt").exists()) == ("mine", False)
+    assert (folder / "tables/04.csv").is_file()
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_one_line(packed: Path) -> None:
+    Path("elsewhere").write_text("a file")
+    with pytest.raises(WorkbookError, match="elsewhere/smoke: cannot be written"):
+        unpack(packed, "elsewhere")
+
+
 def test_an_unfinished_run_is_not_packed(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(packed.parent / "own")
     shutil.copy("notebooks/04_crf.ipynb", "notebooks/05_forward.ipynb")
@@ -135,6 +165,11 @@ def test_a_file_that_is_no_pack_is_told_in_one_line(packed: Path) -> None:
         archive.add(PACKAGE / "__init__.py", "first.py")
     assert "not made by `wsseg pack`" in refused(rewritten_as)
     assert "missing" in refused(packed.with_name("nowhere.tar.gz"))
+    for manifest in ("{}", "[1]", '{"profile": "smoke", "seed": 0}'):
+        packed.with_name(MANIFEST).write_text(manifest)
+        with tarfile.open(rewritten_as, "w:gz") as archive:
+            archive.add(packed.with_name(MANIFEST), MANIFEST)
+        assert "not made by `wsseg pack`" in refused(rewritten_as)
 
 
 def test_another_version_of_the_code_is_told_with_the_one_to_take(

@@ -84,6 +84,11 @@ def test_a_plan_knows_the_reference_and_else_the_last_run(tmp_path: Path, capsys
     assert plan_stamp(tmp_path / "toy-seed1") != before
 
 
+def test_a_plan_makes_the_folder_of_a_run_that_has_none(tmp_path: Path) -> None:
+    announce(tmp_path / "toy", ["00_a"])
+    assert read_plan(tmp_path / "toy") is not None
+
+
 def test_what_was_not_noted_is_nothing(tmp_path: Path) -> None:
     path = write_notebook(tmp_path / "01_a.ipynb")
     for noted in (path, tmp_path / "none.ipynb"):

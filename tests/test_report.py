@@ -85,6 +85,9 @@ def test_the_report_grows(run: Run, sources: list[Path]) -> None:
     assert "1 of 3 notebooks" in page(run, "index")
     assert "http-equiv" not in page(run, "index")
     assert "has not run yet" in page(run, "01_b")  # no link is dead
+    write_notebook(run.folder / "notebooks/01_b.failed.ipynb")
+    export_html(run, sources)
+    assert "stopped by an error" in page(run, "01_b")
 
 
 def test_pages_link_to_index_neighbours_and_their_own_headings(run: Run, sources: list[Path]) -> None:

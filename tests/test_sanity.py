@@ -49,3 +49,15 @@ def test_a_trained_network_is_like_itself_and_a_random_one_less(tmp_path: Path) 
     measured = table.dropna(subset="ours")  # a network of two channels may lose its maps altogether
     assert (measured["low"] <= measured["ours"] + 1e-9).all()
     assert (measured["ours"] <= measured["high"] + 1e-9).all()
+
+
+def test_a_data_set_of_one_class_has_no_two_maps_to_compare(tmp_path: Path) -> None:
+    write_tiny_devkit(tmp_path / "devkit")
+    data = DataConfig(
+        source="voc", devkit=str(tmp_path / "devkit"), train_split="train", image_size=32, classes=("cat",)
+    )
+    own = {"saliency": SaliencyConfig(sizes=(32,)), "sweeps": SweepConfig(bootstrap_samples=20)}
+    run = Run(Profile(data=data, classifier=NARROW, **own), 0, tmp_path / "results")
+    table = sanity_table(run, prepare(fold_batch_norm(new_classifier(NARROW, 1, seed=0))), run.train_ids)
+    assert table["two classes"].isna().all()
+    np.testing.assert_allclose(table["ours"][:4], 1)

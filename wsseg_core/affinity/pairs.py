@@ -27,7 +27,7 @@ from wsseg_core.data.transforms import normalise
 from wsseg_core.nets.affinity import AffinityNet
 from wsseg_core.saliency.subtraction import background
 
-LOW_ALPHA, HIGH_ALPHA, WALK_ALPHA = 4.0, 32.0, 16.0  # of the released code: certain object, certain background, walk
+WALK_ALPHA = 16.0  # of the released code
 NEUTRAL = 255
 MARGIN = 1e-5  # keeps both logarithms of the loss finite
 

@@ -27,6 +27,7 @@ from wsseg_core.nets.backbones import FrozenBackbone, outline_of
 from wsseg_core.nets.folding import fold_batch_norm
 
 NOTEBOOK = "01_training"
+DONE = "done.npy"  # which rows of the maps beside it are written
 FLUSH_EVERY = 50  # images
 SPARE = 2**30  # bytes that are left free on the disk
 
@@ -113,9 +114,19 @@ def open_features(run: Run, trunk: nn.Module) -> FeatureStore:
     Raises:
         WorkbookError: it is missing, or of another trunk or other images.
     """
-    settings = features_settings(run, trunk)
-    ArtifactStore.open(features_folder(run), NOTEBOOK, settings)
-    return FeatureStore(features_folder(run), settings["ids"], planned_features(run.profile, trunk))
+    settings, plan, folder = features_settings(run, trunk), planned_features(run.profile, trunk), features_folder(run)
+    ArtifactStore.open(folder, NOTEBOOK, settings)
+    for size in plan:
+        if not _is_whole(folder / str(size)):
+            raise WorkbookError(f"{folder / str(size)}: not of all images yet; run notebook {NOTEBOOK} again")
+    return FeatureStore(folder, settings["ids"], plan)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return bool(np.load(folder / DONE, allow_pickle=False).all())
+    except (OSError, ValueError):
+        return False
 
 
 def extract_features(run: Run, trunk: nn.Module) -> FeatureStore:
@@ -161,7 +172,10 @@ def _extract_size(
     run: Run, folder: Path, ids: Sequence[str], backbone: FrozenBackbone, size: int, shapes: dict[str, tuple[int, ...]]
 ) -> None:
     """One image after the other, so that its maps do not depend on its neighbours in a batch."""
-    done = _writable(folder / str(size) / "done.npy", (len(ids),), np.uint8)
+    marks = folder / str(size) / DONE
+    if not all(map_path(folder, size, name).is_file() for name in shapes):
+        marks.unlink(missing_ok=True)  # what is lost is made again, with all that lay beside it
+    done = _writable(marks, (len(ids),), np.uint8)
     missing = np.flatnonzero(done == 0).tolist()
     if not missing:
         return

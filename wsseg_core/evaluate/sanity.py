@@ -80,7 +80,7 @@ def sanity_table(run: Run, model: nn.Module, ids: Sequence[str]) -> pd.DataFrame
             for kind, maps in _maps(run, changed, inputs, classes, gradient == "guided").items():
                 known = trained.setdefault((gradient, kind), maps)
                 likeness = [_rank_correlation(*pair) for pair in zip(maps[:, 0], known[:, 0], strict=True)]
-                alike = _mean([_correlation(*both) for both in maps])
+                alike = _mean([_correlation(*both) for both in maps if len(both) == 2])  # a data set may have one class
                 rows.append([100 * share, gradient, kind, *_interval(likeness, run), alike])
     return pd.DataFrame(rows, columns=["random layers", "gradient", "map", "ours", "low", "high", "two classes"])
 
@@ -107,7 +107,8 @@ def _rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _mean(values: Sequence[float]) -> float:
-    finite = np.array(values)[np.isfinite(values)]
+    found = np.array(values, float)
+    finite = found[np.isfinite(found)]
     return float(finite.mean()) if len(finite) else math.nan
 
 

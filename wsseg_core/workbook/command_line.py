@@ -267,14 +267,16 @@ def docs(
 
     wsseg docs --take toy
     """
+    from wsseg_core.base.files import write_json
     from wsseg_core.data.run import open_run, project_root
-    from wsseg_core.evaluate.tables import write_figures
+    from wsseg_core.evaluate.tables import FIGURES_FILE, read_figures
     from wsseg_core.workbook.progress import wall_seconds
     from wsseg_core.workbook.results_page import take_reference, write_results_page
 
     if take:
         run = open_run(take, 0, results)
-        write_figures(run.folder, {"wall_s": wall_seconds(run.folder)})
+        figures = read_figures(run.folder) | {"wall_s": wall_seconds(run.folder)}  # of the machine that ran it
+        write_json(run.folder / FIGURES_FILE, figures)
         typer.echo(f"{take_reference(run.folder)}: taken")
     typer.echo(f"{write_results_page(project_root())}: written")
 
@@ -301,7 +303,9 @@ def pack(
 
 @app.command()
 def unpack(
-    file: Annotated[Path, typer.Argument(help="What `wsseg pack` wrote.")], results: ResultsOption = "results"
+    file: Annotated[Path, typer.Argument(help="What `wsseg pack` wrote.")],
+    results: ResultsOption = "results",
+    profile: Annotated[str, typer.Option(help="TOML file of the profile, if it is none of the workbook's.")] = "",
 ) -> None:
     """Unpack a run that somebody has packed, after a check of its files and of the version of the code.
 
@@ -309,8 +313,8 @@ def unpack(
     """
     from wsseg_core.workbook.packing import unpack as read_pack
 
-    run = read_pack(file, results)
-    typer.echo(f"{run.folder}: unpacked; open the notebooks with: wsseg lab --profile {run.profile.name}")
+    run = read_pack(file, results, profile)
+    typer.echo(f"{run.folder}: unpacked; open the notebooks with: wsseg lab --profile {profile or run.profile.name}")
 
 
 @app.command()

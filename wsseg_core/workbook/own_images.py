@@ -106,7 +106,7 @@ def expanded(names: Sequence[Path]) -> list[Path]:
     paths: list[Path] = []
     for name in names:
         if name.is_dir():
-            found = [path for path in image_files(name) if path.parent == name]
+            found = image_files(name, below=False)
         elif not name.exists() and glob.has_magic(str(name)):
             found = [Path(path) for path in sorted(glob.glob(str(name), recursive=True)) if is_image(Path(path))]
         else:

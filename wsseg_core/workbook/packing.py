@@ -27,7 +27,8 @@ from wsseg_core.classify.features import features_folder
 from wsseg_core.data.run import Run, notebook_sources, open_run, project_root
 
 MANIFEST = "manifest.json"
-LEFT_OUT = {"reference"}  # tracked, so that every copy of the workbook has it
+LEFT_OUT = {"reference", "profile.txt"}  # tracked in every copy of the workbook; the place of a profile in this one
+MANIFEST_KEYS = {"profile", "seed", "values", "code", "commit", "files"}
 SHOWN_ONLY = {"evaluate", "workbook"}  # rooms that train nothing
 
 
@@ -71,36 +72,45 @@ def pack(run: Run, path: Path) -> int:
     return len(files)
 
 
-def unpack(path: Path, results: str = "results") -> Run:
+def unpack(path: Path, results: str = "results", profile: str = "") -> Run:
     """Put a packed run where this workbook looks for it; it appears there only when all of it is whole.
 
     Args:
         path: what `pack` wrote.
         results: folder of all results, relative to the workbook's.
+        profile: the TOML file of a profile of one's own; that of the workbook that the pack names when left out.
 
     Returns:
         The run.
 
     Raises:
-        WorkbookError: the file is no pack, or damaged; it was made with other code or other values of the profile; or
-            there is a run already.
+        WorkbookError: the file is no pack, or damaged; it was made with other code or other values of the profile;
+            there is a run already; or the folder cannot be written.
     """
     manifest = _read_manifest(path)
-    run = open_run(manifest["profile"], manifest["seed"], results)
+    run = open_run(profile or manifest["profile"], manifest["seed"], results)
     _check_maker(path, manifest, _maker(run))
-    if (run.folder / "artifacts").exists():
+    if _occupied(run.folder):
         raise WorkbookError(f"{run.folder}: there is a run already; move it away or choose another folder: --results")
-    run.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=run.folder) as temporary:
-        whole = Path(temporary)
-        _extract(path, whole)
-        _check_files(path, whole, manifest["files"])
-        for prefix, folder in _shared(run).items():
-            if (whole / prefix).exists() and not folder.exists():
-                shutil.move(whole / prefix, folder)
-        for part in (whole / "run").iterdir():
-            os.replace(part, run.folder / part.name)
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=run.folder) as temporary:
+            whole = Path(temporary)
+            _extract(path, whole)
+            _check_files(path, whole, manifest["files"])
+            for prefix, folder in _shared(run).items():
+                if (whole / prefix).exists() and not folder.exists():
+                    shutil.move(whole / prefix, folder)
+            for part in (whole / "run").iterdir():
+                os.replace(part, run.folder / part.name)
+    except OSError as error:
+        raise WorkbookError(f"{run.folder}: cannot be written ({error.strerror}); see to the folder and disk") from None
     return run
+
+
+def _occupied(folder: Path) -> bool:
+    """Whether a notebook has left anything there, be it only figures."""
+    return any(part.name not in LEFT_OUT and not part.name.startswith(".") for part in folder.glob("*"))
 
 
 def _files(run: Run) -> Iterator[tuple[str, Path]]:
@@ -146,7 +156,10 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             first = archive.next()
             if first is None or first.name != MANIFEST or (file := archive.extractfile(first)) is None:
                 raise tarfile.TarError("no manifest")
-            return json.loads(file.read())
+            manifest = json.loads(file.read())
+            if not isinstance(manifest, dict) or not manifest.keys() >= MANIFEST_KEYS:
+                raise tarfile.TarError("another manifest")
+            return manifest
     except (OSError, tarfile.TarError, EOFError, zlib.error, ValueError):
         raise WorkbookError(f"{path}: missing, damaged, or not made by `wsseg pack`; fetch it again") from None
 

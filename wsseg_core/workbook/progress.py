@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wsseg_core.base.dependencies import read_cells
+from wsseg_core.base.files import write_json
 
 PLAN_FILE = ".plan.json"
 PRIOR = 0.05  # the share of the whole that counts as done in the recorded time before anything is
@@ -44,7 +45,7 @@ def announce(run_folder: Path, jobs: Sequence[str]) -> None:
     notebooks = [name for name in names if name != "report"]
     known = recorded_seconds(run_folder)
     plan = Plan(time.time(), notebooks, {name: known[name] for name in notebooks if name in known})
-    (run_folder / PLAN_FILE).write_text(json.dumps(asdict(plan)), encoding="utf-8")
+    write_json(run_folder / PLAN_FILE, asdict(plan))
 
 
 def read_plan(run_folder: Path) -> Plan | None:

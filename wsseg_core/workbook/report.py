@@ -44,7 +44,7 @@ def export_html(run: Run, sources: Sequence[Path]) -> Path:
     environment, stamp = _environment(), report_fingerprint()
     for place, entry in enumerate(entries):
         executed, page = run.folder / "notebooks" / f"{entry['name']}.ipynb", run.folder / "report" / entry["page"]
-        generator = f"wsseg {stamp} {executed.stat().st_mtime_ns}" if executed.is_file() else f"wsseg {stamp}"
+        generator = f"wsseg {stamp} {executed.stat().st_mtime_ns if executed.is_file() else entry['state']}"
         if page.is_file() and f'content="{generator}"' in page.read_text(encoding="utf-8")[:500]:
             continue
         neighbours = {

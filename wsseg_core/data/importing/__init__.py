@@ -71,6 +71,8 @@ def read_dataset(path: Path, kind: str = "", names: Sequence[str] = ()) -> tuple
         if len(found) > 1:
             raise DevkitError(path, f"may be {' or '.join(found)}", "say which with --kind")
         (kind,) = found
+    if path.is_file() and kind in ("folders", "cyclegan"):
+        raise DevkitError(path, f"is a file, and {FORMS[kind].words} are folders", "give the folder that holds them")
     data = FORMS[kind].read(path, names)
     if not data.images or not data.classes:
         raise DevkitError(path, f"as {kind}, it has no {'classes' if data.images else 'images'}", "name another --kind")

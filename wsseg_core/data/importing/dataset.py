@@ -18,6 +18,7 @@ import numpy as np
 from wsseg_core.data.images import VOID, DevkitError
 from wsseg_core.data.voc import NO_CLASS, SUFFIXES
 
+RECORD = "import.json"  # in a devkit that was imported: from where, and which files
 CONVERTED = (".webp", ".bmp")  # written as PNG, as a devkit has none
 OTHER_PICTURES = (".heic", ".heif", ".avif", ".gif", ".raw", ".dng", ".cr2", ".nef", ".psd", ".svg", ".jp2")
 SPLITS = {
@@ -69,17 +70,36 @@ def split_name(text: str) -> str:
     return SPLITS.get(text.strip().lower(), "")
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The images in a folder and below, sorted; hidden files, and what archives of a Mac bring along, do not count.
+def image_files(folder: Path, below: bool = True) -> list[Path]:
+    """The images in a folder, sorted.
+
+    Hidden files, what archives of a Mac bring along, and what an import into a folder below wrote do not count.
+
+    Args:
+        folder: where to look.
+        below: and in its folders.
 
     Raises:
         DevkitError: a picture of a kind that is not read, such as HEIC.
     """
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _is_hidden(path, folder)]
+    imports = {record.parent for record in folder.rglob(RECORD) if record.parent != folder and is_import(record.parent)}
+    files = [
+        path
+        for path in sorted(folder.rglob("*") if below else folder.iterdir())
+        if path.is_file() and not _is_hidden(path, folder) and imports.isdisjoint(path.parents)
+    ]
     for path in files:
         if path.suffix.lower() in OTHER_PICTURES:
             raise DevkitError(path, f"a {path.suffix} picture, which is not read", "save it as JPEG or PNG, or move it")
     return [path for path in files if is_image(path)]
+
+
+def is_import(folder: Path) -> bool:
+    """Whether a folder is a devkit that `writer` made of a data set."""
+    try:
+        return {"kind", "source", "files"} <= json.loads((folder / RECORD).read_text(encoding="utf-8")).keys()
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def is_image(path: Path) -> bool:

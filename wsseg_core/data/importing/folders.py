@@ -21,6 +21,7 @@ from wsseg_core.data.importing.dataset import (
     check_class,
     image_files,
     is_image,
+    is_import,
     sorted_names,
     split_name,
 )
@@ -108,7 +109,9 @@ def _united(
 
 
 def _children(folder: Path) -> list[Path]:
-    return [child for child in sorted(folder.iterdir()) if child.is_dir() and not child.name.startswith((".", "__"))]
+    """Folders, but for hidden ones and devkits that were imported into this place."""
+    shown = [child for child in sorted(folder.iterdir()) if child.is_dir() and not child.name.startswith((".", "__"))]
+    return [child for child in shown if not is_import(child)]
 
 
 def _folder_names(path: Path) -> list[str]:

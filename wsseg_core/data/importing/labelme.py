@@ -69,7 +69,7 @@ def read(path: Path, names: Sequence[str] = ()) -> ImportedData:
     if names and set(names) != found:
         raise DevkitError(path, f"has the classes {', '.join(sorted(found))}", "leave --names out, or name all of them")
     classes = tuple(names) or sorted_names(found)
-    any_drawn = any(shape.get("shape_type") in DRAWN for _, a in annotated.values() for shape in a["shapes"])
+    any_drawn = any(_kind(shape) in DRAWN for _, a in annotated.values() for shape in a["shapes"])
     images = []
     for image, (file, annotation) in annotated.items():
         drawn = any_drawn and _is_drawn(annotation)
@@ -97,7 +97,7 @@ def draw(file: Path, annotation: Mapping[str, Any], image: Path, classes: Sequen
 
 def _draw_shape(canvas: Image.Image, shape: Mapping[str, Any], value: int) -> None:
     points = [(float(x), float(y)) for x, y in shape["points"]]
-    pen, kind = ImageDraw.Draw(canvas), shape.get("shape_type", "polygon")
+    pen, kind = ImageDraw.Draw(canvas), _kind(shape)
     if kind == "polygon":
         if len(points) < 3:
             raise ValueError(f"a polygon of {shape['label']!r} has {len(points)} points")
@@ -111,8 +111,19 @@ def _draw_shape(canvas: Image.Image, shape: Mapping[str, Any], value: int) -> No
         if kind == "rectangle":
             pen.rectangle((left, top, right, bottom), fill=value, outline=value)
         else:
-            with Image.open(io.BytesIO(base64.b64decode(shape["mask"]))) as stamp:
-                canvas.paste(value, (round(left), round(top)), stamp.convert("1"))
+            canvas.paste(value, (round(left), round(top)), _stamp(shape))
+
+
+def _kind(shape: Mapping[str, Any]) -> str:
+    return shape.get("shape_type", "polygon")  # which old versions of labelme do not write
+
+
+def _stamp(shape: Mapping[str, Any]) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(shape["mask"]))) as stamp:
+            return stamp.convert("1")
+    except OSError as error:
+        raise ValueError(f"the mask of {shape['label']!r} cannot be decoded: {error}") from None
 
 
 def _labels(file: Path, annotation: Mapping[str, Any]) -> frozenset[str]:
@@ -125,7 +136,7 @@ def _labels(file: Path, annotation: Mapping[str, Any]) -> frozenset[str]:
 
 def _is_drawn(annotation: Mapping[str, Any]) -> bool:
     shapes, flags = annotation["shapes"], annotation.get("flags") or {}
-    drawn = all(shape.get("shape_type", "polygon") in DRAWN for shape in shapes)
+    drawn = all(_kind(shape) in DRAWN for shape in shapes)
     return drawn and (bool(shapes) or not any(flags.values()))
 
 

@@ -12,6 +12,7 @@ import csv
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,6 +90,8 @@ def read(path: Path, names: Sequence[str] = ()) -> ImportedData:
         check_class(name, file, "leave its cell empty: an image without labels shows none of the classes")
     if unknown := [name for name in names if name not in shown]:
         raise DevkitError(file, f"names no class {unknown[0]!r}", f"use --names of {', '.join(sorted(shown))}")
+    if names:
+        images = {path: replace(image, labels=image.labels & set(names)) for path, image in images.items()}
     notes = left_out(finder, images.values(), "that the table does not name")
     return ImportedData(file, tuple(names) or sorted_names(shown), tuple(images.values()), notes)
 

@@ -34,10 +34,9 @@ from wsseg_core.data.images import (
     read_image,
     write_palette_png,
 )
-from wsseg_core.data.importing.dataset import CONVERTED, ImportedData, ImportedImage
+from wsseg_core.data.importing.dataset import CONVERTED, RECORD, ImportedData, ImportedImage
 from wsseg_core.data.voc import check_classes
 
-RECORD = "import.json"
 TRANSPOSED = {5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE}
 TRANSPOSED |= {8: Image.Transpose.ROTATE_90}  # what makes an image of an EXIF orientation upright
 QUALITY = 95  # of a JPEG that is turned
