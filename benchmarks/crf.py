@@ -11,6 +11,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -18,8 +19,8 @@ import numpy as np
 
 from wsseg_core.base.config import CrfConfig
 from wsseg_core.base.files import write_json
-from wsseg_core.base.parallel import cpu_count
-from wsseg_core.crf.dense import dense_crf, dense_crf_images
+from wsseg_core.base.parallel import cpu_count, parallel_map
+from wsseg_core.crf.dense import dense_crf
 
 SIZE = 500
 DRAWN_LABELS, ALL_LABELS = 3, 21  # background and two classes; background and the 20 of VOC
@@ -52,11 +53,20 @@ def label_times(config: CrfConfig, repeats: int) -> tuple[float, float]:
     return statistics.median(drawn), statistics.median(everything)
 
 
+def refined(pair: tuple[np.ndarray, np.ndarray], config: CrfConfig) -> np.ndarray:
+    """The marginals of one picture."""
+    return dense_crf(*pair, config)
+
+
 def process_times(config: CrfConfig, images: int) -> tuple[float, float]:
     """Seconds for a set of images in this process and on all cores, the start of the processes included."""
     pairs = [picture(DRAWN_LABELS, seed) for seed in range(images)]
-    alone = seconds(lambda: list(dense_crf_images(pairs, config, workers=1)))
-    return alone, seconds(lambda: list(dense_crf_images(pairs, config, workers=cpu_count())))
+    work = partial(refined, config=config)
+
+    def with_workers(workers: int) -> float:
+        return seconds(lambda: list(parallel_map(work, pairs, description="dense CRF", workers=workers)))
+
+    return with_workers(1), with_workers(cpu_count())
 
 
 def main() -> None:

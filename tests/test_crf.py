@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from wsseg_core.base.config import CrfConfig
 from wsseg_core.base.errors import WorkbookError
-from wsseg_core.crf.dense import MIN_PROBABILITY, dense_crf, dense_crf_images, scale_widths
+from wsseg_core.crf.dense import MIN_PROBABILITY, dense_crf, scale_widths
 
 PAPER = CrfConfig()
 
@@ -180,12 +180,6 @@ def test_the_input_is_left_alone_and_need_not_be_contiguous():
     np.testing.assert_array_equal(dense_crf(image[:, ::-1], probabilities[:, :, ::-1], PAPER), expected)
     np.testing.assert_array_equal(image, kept[0])
     np.testing.assert_array_equal(probabilities, kept[1])
-
-
-def test_many_images_come_back_in_order():
-    pairs = [two_regions(size=size)[:2] for size in (8, 12, 10)]
-    for result, pair in zip(dense_crf_images(pairs, PAPER, workers=1), pairs, strict=True):
-        np.testing.assert_array_equal(result, dense_crf(*pair, PAPER))
 
 
 IMAGE = np.zeros((4, 5, 3), np.uint8)

@@ -248,7 +248,7 @@ def batch(seed: list, labels: list) -> tuple[Tensor, Tensor, Tensor]:
     return torch.zeros(len(seed), 3, 2, 2), masks, torch.tensor(labels) > 0
 
 
-@pytest.mark.parametrize("setting", dynamic_settings(Profile()), ids=lambda setting: setting.name)
+@pytest.mark.parametrize("setting", dynamic_settings(), ids=lambda setting: setting.name)
 def test_each_setting_learns_what_it_should(setting: DynamicSetting):
     wrong, right = [[[9.0, 9.0], [9.0, 9.0]]], [[[-9.0, -9.0], [-9.0, -9.0]]]
     net = Told([[[1, 1], [0, 0]]], SUB, [(wrong, right), (right, wrong)])  # step 1 takes the CRF, step 2 the seed
@@ -345,7 +345,7 @@ def test_the_detectors_do_not_teach_the_encoder(start: SegmentationNet):
     assert any(gradients(step.net.detectors[1]))
 
 
-@pytest.mark.parametrize("setting", dynamic_settings(Profile()), ids=lambda setting: setting.name)
+@pytest.mark.parametrize("setting", dynamic_settings(), ids=lambda setting: setting.name)
 def test_every_weight_has_a_gradient_so_that_processes_can_share_it(start: SegmentationNet, setting: DynamicSetting):
     step = real_step(start, setting)
     step(*noise_batch(3)).backward()
@@ -380,7 +380,7 @@ def test_padding_does_not_enter_the_losses(start: SegmentationNet):
         assert torch.equal(mask == VOID, void)
 
 
-@pytest.mark.parametrize("setting", dynamic_settings(Profile()), ids=lambda setting: setting.name)
+@pytest.mark.parametrize("setting", dynamic_settings(), ids=lambda setting: setting.name)
 def test_images_without_a_label_and_images_that_are_void_teach_what_they_can(
     start: SegmentationNet, setting: DynamicSetting
 ):
@@ -577,12 +577,12 @@ def test_no_worker_is_left_after_a_training_that_failed(run: Run, monkeypatch: p
 
 
 def test_the_ablations_train_apart_and_the_control_draws_no_crf(run: Run):
-    histories = {setting.name: train(run, setting) for setting in dynamic_settings(run.profile)}
+    histories = {setting.name: train(run, setting) for setting in dynamic_settings()}
     ablations = ["dynamic_one_module", "dynamic_seed_target", "dynamic_no_detector"]
     assert list(histories) == ["dynamic", *ablations, "dynamic_fixed_seed"]
     assert len({history[-2]["loss"] for history in histories.values()}) == 5
     assert [name for name, history in histories.items() if crf_share(history) == 0] == ["dynamic_fixed_seed"]
-    assert not any(load_dynamic(run, setting).training for setting in dynamic_settings(run.profile))
+    assert not any(load_dynamic(run, setting).training for setting in dynamic_settings())
 
 
 def test_the_network_that_is_loaded_is_the_main_branch(trained: Run):
@@ -637,7 +637,7 @@ def test_what_is_taught_on_the_way_is_kept(trained: Run):
 
 def test_a_long_training_takes_five_snapshots(run: Run):
     few = with_dynamic(run, steps=15)
-    train(few, dynamic_settings(run.profile)[-1])
+    train(few, dynamic_settings()[-1])
     assert list(snapshots(few, "dynamic_fixed_seed")) == [0, 3, 6, 9, 12, 15]
     with pytest.raises(WorkbookError, match="dynamic_fixed_seed: it has no second module, so no result 2; use a"):
         taught(few, "dynamic_fixed_seed")
@@ -658,7 +658,7 @@ def test_the_steps_of_one_image(trained: Run):
     np.testing.assert_array_equal(steps.seed, seed_mask[0])
     assert ((steps.first == steps.prediction) | (steps.first == steps.crf)).all()
     with pytest.raises(WorkbookError, match="dynamic_one_module: it does not take both steps"):
-        refine_image(trained, dynamic_settings(trained.profile)[1], seed, image_id)
+        refine_image(trained, dynamic_settings()[1], seed, image_id)
 
 
 def test_result_2_under_other_biases(trained: Run):
@@ -681,7 +681,7 @@ def test_another_seed_is_learnt_anew(trained: Run, run: Run):
 
 def test_what_is_missing_names_the_notebook(trained: Run, run: Run):
     with pytest.raises(WorkbookError, match=f"dynamic_one_module: missing; run notebook {NOTEBOOK} first"):
-        load_dynamic(trained, dynamic_settings(trained.profile)[1])
+        load_dynamic(trained, dynamic_settings()[1])
     with pytest.raises(WorkbookError, match=f"other: missing; run notebook {NOTEBOOK} first"):
         snapshots(trained, "other")
     seed = ArtifactStore.open(run.artifacts("seeds") / "static", STATIC)

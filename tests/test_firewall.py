@@ -103,7 +103,7 @@ def refine_seeds(run: Run) -> None:
     train_static(run)
     (static,) = refine_masks(run, [static_setting(run.profile)], run.train_ids).values()
     train_segmentation(run, "static", static, STATIC)
-    dynamic = dynamic_settings(run.profile)[0]
+    dynamic = dynamic_settings()[0]
     train_dynamic(run, dynamic, static, "static", STATIC, workers=1)
     extract_predictions(run, dynamic.name, run.val_ids, DYNAMIC, load_dynamic(run, dynamic))
 

@@ -43,7 +43,7 @@ def test_no_row_of_the_workbook_is_shown_by_its_name() -> None:
     names = {setting.name for setting in chain(settings, *ablation_settings(profile).values())}
     names |= {name for claim in LAST_STAGES for name in (claim.left, *claim.right)}
     assert not {name for name in names if "_" in row_label(name) or row_label(name) == name}
-    networks = {setting.name for setting in dynamic_settings(profile)}
+    networks = {setting.name for setting in dynamic_settings()}
     assert not {name for name in networks if "_" in network_label(name)}
 
 

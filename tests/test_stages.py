@@ -95,7 +95,7 @@ def write_run(run: Run) -> None:
     learnt = {"static": stores["static"], "dcsm_seeds": stores["dcsm_crf"], "supervised": stores["supervised"]}
     for name, store in (learnt | {"pair_static": pair["pair_static"]}).items():
         write_network(run, name, f"net_{name}", STATIC, network_settings(run) | {"masks": store.record})
-    own, other = dynamic_settings(run.profile), chosen_pair_settings()
+    own, other = dynamic_settings(), chosen_pair_settings()
     for start, masks, settings in (("static", stores["static"], own), ("pair_static", pair["pair_static"], other)):
         record = ArtifactStore.open(network_folder(run, start), STATIC).record
         for setting in settings:

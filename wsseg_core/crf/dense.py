@@ -14,9 +14,7 @@ it, a photograph is made smaller first and its marginals larger again: half the 
 """
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -25,7 +23,6 @@ import numpy as np
 
 from wsseg_core.base.config import CrfConfig
 from wsseg_core.base.errors import WorkbookError
-from wsseg_core.base.parallel import parallel_map
 
 REFERENCE_SIZE = 500  # pixels of the longest side at which gamma_alpha and gamma_gamma are given
 MIN_PROBABILITY = 1e-3  # keeps -log p finite; the paper does not say where it clips
@@ -109,13 +106,6 @@ def _resized(maps: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     return np.stack([cv2.resize(row, (size[1], size[0]), interpolation=kind) for row in rows])
 
 
-def dense_crf_images(
-    pairs: Sequence[tuple[np.ndarray, np.ndarray]], config: CrfConfig, workers: int | None = None
-) -> Iterator[np.ndarray]:
-    """`dense_crf` of many (image, probabilities) pairs on all cores, in order; `workers=1` stays in this process."""
-    return parallel_map(partial(_refine_pair, config=config), pairs, description="dense CRF", workers=workers)
-
-
 def scale_widths(config: CrfConfig, height: int, width: int) -> CrfConfig:
     """The config for an image of this size: gamma_alpha and gamma_gamma scale with the longest side.
 
@@ -123,10 +113,6 @@ def scale_widths(config: CrfConfig, height: int, width: int) -> CrfConfig:
     """
     ratio = max(height, width) / REFERENCE_SIZE
     return replace(config, gamma_alpha=config.gamma_alpha * ratio, gamma_gamma=config.gamma_gamma * ratio)
-
-
-def _refine_pair(pair: tuple[np.ndarray, np.ndarray], config: CrfConfig) -> np.ndarray:
-    return dense_crf(*pair, config)
 
 
 def check_image(image: np.ndarray, model: str) -> None:

@@ -52,7 +52,7 @@ def _level(run: Run, irregularity: float) -> list[Scores]:
     seeds, name = irregular_pair(run, irregularity, ERRORS)[1], f"irregular{100 * irregularity:.0f}"
     train_segmentation(run, name, seeds, NOTEBOOK)
     scores = []
-    for setting in (s for s in dynamic_settings(run.profile) if s.name in NETWORKS):
+    for setting in (s for s in dynamic_settings() if s.name in NETWORKS):
         made = replace(setting, name=f"{setting.name}_{name}")
         train_dynamic(run, made, seeds, name, NOTEBOOK)
         extract_predictions(run, made.name, run.val_ids, NOTEBOOK, load_dynamic(run, made))

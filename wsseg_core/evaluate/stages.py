@@ -64,7 +64,7 @@ def _networks(run: Run) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
         yield f"07_net_{network}", network, static, _masks(run, masks, static)
     refined = pair_masks(run)["pair_static"].record
     yield "07_net_pair_static", "pair_static", static, {"masks": refined}
-    own = {"static": (dynamic_settings(run.profile), _masks(run, "static", static))}
+    own = {"static": (dynamic_settings(), _masks(run, "static", static))}
     for start, (settings, masks) in (own | {"pair_static": (chosen_pair_settings(), {"masks": refined})}).items():
         record = ArtifactStore.open(network_folder(run, start), static).record
         for setting in settings:

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from wsseg_core.base.artifacts import ArtifactStore
-from wsseg_core.base.config import Profile
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.base.parallel import cpu_count
 from wsseg_core.classify.classifier import load_classifier, load_trained
@@ -50,7 +49,7 @@ SNAPSHOTS = 5  # on the way, at equal intervals
 WATCHED = 50  # training images whose taught masks are kept with each, enough for an interval
 
 
-def dynamic_settings(profile: Profile) -> list[DynamicSetting]:
+def dynamic_settings() -> list[DynamicSetting]:
     """The stage, its ablations, and the control, a row of a table each; the same under every profile."""
     return [
         DynamicSetting("dynamic"),

@@ -85,7 +85,7 @@ def run_segmenter(run: Run) -> tuple[str, Segmenter]:
     Raises:
         WorkbookError: not even the classifier is trained.
     """
-    profile, dynamic = run.profile, dynamic_stage.dynamic_settings(run.profile)[0]
+    profile, dynamic = run.profile, dynamic_stage.dynamic_settings()[0]
     networks: dict[str, Callable[[], SegmentationNet]] = {
         dynamic_stage.NOTEBOOK: lambda: dynamic_stage.load_dynamic(run, dynamic),
         static_stage.NOTEBOOK: lambda: load_segmentation(run, "static", static_stage.NOTEBOOK),

@@ -58,7 +58,7 @@ def dynamic_explorer(run: Run) -> ipywidgets.VBox | Figure:
     Raises:
         WorkbookError: notebook 08 has not trained the network.
     """
-    (setting,) = [own for own in dynamic_stage.dynamic_settings(run.profile) if own.name == "dynamic"]
+    (setting,) = [own for own in dynamic_stage.dynamic_settings() if own.name == "dynamic"]
     seeds = static_stage.open_refined(run, static_stage.static_setting(run.profile))
     titles = ("prediction", "after the CRF", "result 1", "seed", "result 2")
     controls: Controls = {"step": {f"{n} {title}": n for n, title in enumerate(titles, start=1)}}
