@@ -21,9 +21,8 @@ from pathlib import Path
 
 from wsseg_core.data.run import Run, notebook_sources, open_run, project_root
 from wsseg_core.evaluate.tables import write_figures
-from wsseg_core.workbook.progress import executed_notebooks, peak_bytes, wall_seconds
+from wsseg_core.workbook.progress import costs, executed_notebooks
 
-GIB = 2**30
 LONGEST = 20  # cells that are listed
 
 
@@ -94,8 +93,7 @@ def measure(run: Run) -> dict[str, float]:
     if "nothing to do" not in nothing.output:
         raise SystemExit(f"{run.folder}: two runs one after the other both found something to do:\n{nothing.output}")
     figures = {"first_line_s": nothing.first_line, "noop_s": nothing.total, "start_s": start}
-    figures |= {"total_s": sum(wall_seconds(run.folder).values())}
-    return figures | {"peak_gib": max(map(peak_bytes, executed_notebooks(run.folder))) / GIB}
+    return figures | {name: value for name, value in costs(run.folder).items() if name != "wall_s"}
 
 
 def main() -> None:

@@ -133,12 +133,13 @@ def test_figures_as_one_json_object_with_times(wsseg: Any, tmp_path: Path) -> No
     folder = tmp_path / "smoke"
     (folder / "notebooks").mkdir(parents=True)
     (folder / "figures.json").write_text(json.dumps({"dcsm": {"value": 50.0, "low": 48.0, "high": 52.0}}))
-    notebook = {"cells": [], "metadata": {"papermill": {"duration": 2.5}}}
+    notebook = {"cells": [], "metadata": {"papermill": {"duration": 2.5}, "wsseg": {"peak_bytes": 2**30}}}
     (folder / "notebooks/00_a.ipynb").write_text(json.dumps(notebook))
     code, out, _ = wsseg("figures", "--profile", "smoke", "--results", str(tmp_path), "--json")
     assert code == 0
     assert out.count("\n") == 1
-    assert json.loads(out) == {"dcsm": {"value": 50.0, "low": 48.0, "high": 52.0}, "wall_s": {"00_a": 2.5}}
+    costs = {"wall_s": {"00_a": 2.5}, "total_s": 2.5, "peak_gib": 1}
+    assert json.loads(out) == {"dcsm": {"value": 50.0, "low": 48.0, "high": 52.0}} | costs
     _, lines, _ = wsseg("figures", "--profile", "smoke", "--results", str(tmp_path))
     assert "wall_s: {'00_a': 2.5}" in lines.splitlines()
 

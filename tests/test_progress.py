@@ -14,6 +14,7 @@ from wsseg_core.workbook.progress import (
     Progress,
     announce,
     clock,
+    costs,
     estimate,
     finished_since,
     notebook_seconds,
@@ -93,6 +94,16 @@ def test_what_was_not_noted_is_nothing(tmp_path: Path) -> None:
     path = write_notebook(tmp_path / "01_a.ipynb")
     for noted in (path, tmp_path / "none.ipynb"):
         assert (notebook_seconds(noted), peak_bytes(noted)) == (0.0, 0)
+
+
+def test_what_a_run_took(tmp_path: Path) -> None:
+    assert costs(tmp_path) == {"wall_s": {}, "total_s": 0, "peak_gib": 0}
+    for name, seconds, memory in (("01_a", 5.0, 2**30), ("02_b", 7.5, 3 * 2**30)):
+        path = write_notebook(tmp_path / f"notebooks/{name}.ipynb", seconds)
+        notebook = json.loads(path.read_text())
+        notebook["metadata"]["wsseg"] = {"peak_bytes": memory}
+        path.write_text(json.dumps(notebook))
+    assert costs(tmp_path) == {"wall_s": {"01_a": 5.0, "02_b": 7.5}, "total_s": 12.5, "peak_gib": 3}
 
 
 def test_only_what_was_executed_since_the_plan_counts_as_finished(tmp_path: Path) -> None:

@@ -251,10 +251,10 @@ def figures(
     """
     from wsseg_core.data.run import open_run
     from wsseg_core.evaluate.tables import read_figures
-    from wsseg_core.workbook.progress import wall_seconds
+    from wsseg_core.workbook.progress import costs
 
     folder = open_run(profile, seed, results).folder
-    values = read_figures(folder) | {"wall_s": wall_seconds(folder)}
+    values = read_figures(folder) | costs(folder)
     typer.echo(json.dumps(values) if as_json else "\n".join(f"{key}: {value}" for key, value in values.items()))
 
 
@@ -270,13 +270,13 @@ def docs(
     from wsseg_core.base.files import write_json
     from wsseg_core.data.run import open_run, project_root
     from wsseg_core.evaluate.tables import FIGURES_FILE, read_figures
-    from wsseg_core.workbook.progress import wall_seconds
+    from wsseg_core.workbook.progress import costs
     from wsseg_core.workbook.results_page import take_reference, write_results_page
 
     if take:
         run = open_run(take, 0, results)
-        figures = read_figures(run.folder) | {"wall_s": wall_seconds(run.folder)}  # of the machine that ran it
-        write_json(run.folder / FIGURES_FILE, figures)
+        # The machine that is noted is the one that ran it, and not this one.
+        write_json(run.folder / FIGURES_FILE, read_figures(run.folder) | costs(run.folder))
         typer.echo(f"{take_reference(run.folder)}: taken")
     typer.echo(f"{write_results_page(project_root())}: written")
 

@@ -76,6 +76,12 @@ def wall_seconds(run_folder: Path) -> dict[str, float]:
     return {path.stem: notebook_seconds(path) for path in executed_notebooks(run_folder)}
 
 
+def costs(run_folder: Path) -> dict[str, Any]:
+    """What a run took, for `figures.json`: `wall_s` by notebook and `total_s`, in seconds, and `peak_gib` of memory."""
+    seconds, memory = wall_seconds(run_folder), map(peak_bytes, executed_notebooks(run_folder))
+    return {"wall_s": seconds, "total_s": sum(seconds.values()), "peak_gib": max(memory, default=0) / 2**30}
+
+
 def notebook_seconds(path: Path) -> float:
     """How long an executed notebook took; 0 where that was not noted."""
     return float(_metadata(path).get("papermill", {}).get("duration") or 0.0)
