@@ -36,6 +36,17 @@ def test_another_split_to_score_and_no_masks(tiny_devkit: Path, tmp_path: Path) 
     assert (profile.data.val_split, profile.segmentation.supervised) == ("exam", False)
 
 
+def test_some_of_the_classes(tiny_devkit: Path, tmp_path: Path) -> None:
+    path = write_profile(tmp_path / "mine.toml", tiny_devkit, names=["sheep", "cat"])
+    run = open_run(str(path))
+    assert run.devkit.classes == ("sheep", "cat")
+    shows = {i for i in run.devkit.ids("train") if run.devkit.labels(i).any()}
+    assert set(run.train_ids) == shows < set(run.devkit.ids("train"))
+    assert path.read_text().startswith(f"# A profile of your own data: {len(shows)} training images")
+    with pytest.raises(WorkbookError, match="unknown class 'bird'"):
+        write_profile(tmp_path / "other.toml", tiny_devkit, names=["bird"])
+
+
 def test_steps_grow_with_the_images(tiny_devkit: Path, tmp_path: Path) -> None:
     profiles, train = [], tiny_devkit / "ImageSets/Segmentation/train.txt"
     six = train.read_text()

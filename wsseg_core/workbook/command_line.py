@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from wsseg_core.base.errors import WorkbookError
-from wsseg_core.workbook.data_commands import ProfileOption, data_app
+from wsseg_core.workbook.data_commands import ProfileOption, data_app, listed
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -122,14 +122,18 @@ def new(
     profile: Annotated[Path, typer.Argument(help="TOML file to write.")],
     data: Annotated[Path, typer.Option(help="Devkit, as `wsseg data import` writes it.")],
     test: Annotated[str, typer.Option(help="Split on which scores are reported.")] = "val",
+    names: Annotated[str, typer.Option(help="Some of its classes, between commas; all if left out.")] = "",
 ) -> None:
     """Write a commented profile for a devkit of your own, its steps and sizes for so many photographs on a laptop.
 
     wsseg new mine.toml --data data/mine
+
+    wsseg new two.toml --data data/voc_animals --names cow,horse
     """
     from wsseg_core.workbook.new_profile import write_profile
 
-    typer.echo(f"{write_profile(profile, data, test)}: written; now:")
+    written = write_profile(profile, data, test, listed(names))
+    typer.echo(f"{written}: written; now:")
     typer.echo(f"wsseg run --profile {profile}")
     typer.echo(f"wsseg segment IMAGES --profile {profile} --out masks")
 

@@ -86,6 +86,11 @@ def _tell_check(root: Path, problems: Sequence[object], notes: Sequence[str]) ->
     return bool(problems)
 
 
+def listed(names: str) -> list[str]:
+    """What stands between the commas of an option."""
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
 @data_app.command("import")
 def data_import(
     path: Annotated[Path, typer.Argument(help="Folder or file of the data set.")],
@@ -107,8 +112,7 @@ def data_import(
     from wsseg_core.data.importing.writer import check_place, planned, write_devkit
 
     check_place(out)
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    plan = planned(*read_dataset(path, kind, wanted), val_share, seed)
+    plan = planned(*read_dataset(path, kind, listed(names)), val_share, seed)
     for line in plan.lines():
         typer.echo(line)
     write_devkit(plan, out, copy)

@@ -3,6 +3,7 @@
 The network is that of `animals`: EfficientNet-Lite0 with the weights of ImageNet, which stay as they are.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
@@ -17,16 +18,17 @@ TEMPLATES = Path(__file__).parent / "templates"
 FEW, MANY = 100, 1_300  # training images between which steps grow
 
 
-def write_profile(path: Path, root: Path, val_split: str = "val") -> Path:
+def write_profile(path: Path, root: Path, val_split: str = "val", names: Sequence[str] = ()) -> Path:
     """Write a profile, which then loads.
 
     Args:
         path: the TOML file.
         root: the devkit.
         val_split: the split on which scores are reported.
+        names: some of the classes; training images that show none of these are left out. All when left out.
 
     Raises:
-        WorkbookError: the file is there already, its name is not fit, or the devkit has not the splits.
+        WorkbookError: the file is there already, its name is not fit, or the devkit has not the splits or the classes.
     """
     if path.suffix != ".toml" or path.stem in available_profiles():
         raise WorkbookError(f"{path}: no name for a profile of your own; use one like mine.toml")
@@ -36,17 +38,20 @@ def write_profile(path: Path, root: Path, val_split: str = "val") -> Path:
         raise WorkbookError(
             f"{root}: no such folder; `wsseg data import PATH --out {root}` makes a devkit of your data"
         )
-    devkit = VocDevkit(root)
+    devkit = VocDevkit(root, names)
     train, val = devkit.ids("train"), devkit.ids(val_split)
+    shown = [image_id for image_id in train if devkit.labels(image_id).any()]
+    if train and not shown:
+        raise DevkitError(devkit.split_file("train"), "no image of it has a label", "label the images first")
+    train = shown if names else train
     if len(train) < 2:
         raise DevkitError(devkit.split_file("train"), f"has {len(train)} image", "train with two or more")
-    if not devkit.label_matrix(train).any():
-        raise DevkitError(devkit.split_file("train"), "no image of it has a label", "label the images first")
     masks = (root / "SegmentationClass").is_dir() and {p.stem for p in (root / "SegmentationClass").iterdir()}
     values = {
         "devkit": str(root.resolve()),
         "val_split": val_split,
         "classes": devkit.classes,
+        "some": bool(names),
         "train": len(train),
         "val": len(val),
         "supervised": bool(masks and masks.intersection(train)),
