@@ -1,4 +1,5 @@
 import errno
+import gzip
 import json
 import os
 from pathlib import Path
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load
 
 from wsseg_core.base.artifacts import ArtifactStore
 from wsseg_core.base.errors import WorkbookError
@@ -54,10 +56,27 @@ def test_missing_lists_what_is_not_there_in_order(store: ArtifactStore):
     assert not store.has("a")
 
 
-@given(cut=st.integers(1, 10_000), add=st.booleans())
-def test_a_file_of_another_length_is_not_taken_for_whole(tmp_path_factory: pytest.TempPathFactory, cut: int, add: bool):
+def test_masks_shrink_and_maps_do_not(store: ArtifactStore):
+    mask = np.zeros((300, 400), np.uint8)
+    mask[50:200, 100:300] = 7
+    store.save("mask", mask=mask, shown=np.array([True, False]), classes=np.arange(2))
+    store.save("map", classes=np.arange(2), maps=mask.astype(np.float16))
+    assert store.path("mask").stat().st_size < mask.size / 50
+    assert store.path("map").stat().st_size > 2 * mask.size
+    assert store.has("mask")
+    assert store.has("map")
+    np.testing.assert_array_equal(store.load("mask")["mask"], mask)
+    assert store.load("mask")["mask"].flags.writeable
+    with gzip.open(store.path("mask")) as file:
+        np.testing.assert_array_equal(load(file.read())["mask"], mask)
+
+
+@given(cut=st.integers(1, 10_000), add=st.booleans(), kind=st.sampled_from([np.float32, np.uint8]))
+def test_a_file_of_another_length_is_not_taken_for_whole(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, add: bool, kind: type
+):
     store = ArtifactStore.create(tmp_path_factory.mktemp("maps"), SETTINGS, NOTEBOOK)
-    store.save("a", maps=np.ones((3, 5)), classes=np.arange(3))
+    store.save("a", maps=np.ones((3, 5), kind), classes=np.arange(3))
     content = store.path("a").read_bytes()
     store.path("a").write_bytes(content + b"more" if add else content[: -(cut % len(content) or 1)])
     assert not store.has("a")
