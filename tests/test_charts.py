@@ -45,6 +45,7 @@ def test_losses_of_several_trainings_have_names_and_levels_to_compare_with() -> 
     assert legend(figure.axes[0]) == ["psa", "static", "coin toss"]
     assert figure.axes[0].lines[2].get_ydata() == [0.7, 0.7]
     assert list(figure.axes[1].lines[0].get_ydata()) == [0.1, 0.01]
+    assert all(float(place).is_integer() for place in figure.axes[0].get_xticks())
 
 
 def test_scores_stand_beside_levels_places_and_printed_numbers() -> None:

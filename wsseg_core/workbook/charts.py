@@ -46,6 +46,7 @@ def loss_curves(
     for (name, level), line in zip(levels.items(), LINES, strict=False):
         axes[0, 0].axhline(level, color=LINE, ls=line, lw=1, label=name)
     axes[0, 0].set(xlabel=x, ylabel=ylabel, ylim=(0, None))
+    axes[0, 0].xaxis.get_major_locator().set_params(integer=True)  # there is no half step or epoch
     if len(curves) + len(levels) > 1:
         axes[0, 0].legend(fontsize=8, **({} if learning_rate else LEGEND_BESIDE))
     return figure
