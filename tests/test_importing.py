@@ -335,6 +335,13 @@ class TestLabelme:
             write(source / f"{name}.json", {"imagePath": f"{name}.jpg", "shapes": [shape]})
         assert (VocMasks(imported(source, out)[1]).mask("a")[2:7, 2:9] == 1).all()
 
+    def test_an_import_among_the_annotations_is_left_alone(self, source):
+        for name in "ab":
+            picture(source / f"{name}.jpg")
+            write(source / f"{name}.json", labelme(f"{name}.jpg", [("cat", "rectangle", [[1, 1], [3, 3]])]))
+        for _ in range(2):
+            assert labels_of(imported(source, source / "devkit")[1]) == {"a": ["cat"], "b": ["cat"]}
+
     def test_a_mask_that_is_no_picture_names_its_file(self, source, out):
         for name in "ab":
             picture(source / f"{name}.jpg")

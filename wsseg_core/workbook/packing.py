@@ -104,7 +104,8 @@ def unpack(path: Path, results: str = "results", profile: str = "") -> Run:
             for part in (whole / "run").iterdir():
                 os.replace(part, run.folder / part.name)
     except OSError as error:
-        raise WorkbookError(f"{run.folder}: cannot be written ({error.strerror}); see to the folder and disk") from None
+        reason = error.strerror or str(error)
+        raise WorkbookError(f"{run.folder}: cannot be written ({reason}); see to the folder and the disk") from None
     return run
 
 

@@ -70,24 +70,30 @@ def split_name(text: str) -> str:
     return SPLITS.get(text.strip().lower(), "")
 
 
-def image_files(folder: Path, below: bool = True) -> list[Path]:
-    """The images in a folder, sorted.
+def source_files(folder: Path, below: bool = True) -> list[Path]:
+    """The files in a folder that may belong to a data set, sorted.
 
     Hidden files, what archives of a Mac bring along, and what an import into a folder below wrote do not count.
 
     Args:
         folder: where to look.
         below: and in its folders.
-
-    Raises:
-        DevkitError: a picture of a kind that is not read, such as HEIC.
     """
     imports = {record.parent for record in folder.rglob(RECORD) if record.parent != folder and is_import(record.parent)}
-    files = [
+    return [
         path
         for path in sorted(folder.rglob("*") if below else folder.iterdir())
         if path.is_file() and not _is_hidden(path, folder) and imports.isdisjoint(path.parents)
     ]
+
+
+def image_files(folder: Path, below: bool = True) -> list[Path]:
+    """The images among `source_files`.
+
+    Raises:
+        DevkitError: a picture of a kind that is not read, such as HEIC.
+    """
+    files = source_files(folder, below)
     for path in files:
         if path.suffix.lower() in OTHER_PICTURES:
             raise DevkitError(path, f"a {path.suffix} picture, which is not read", "save it as JPEG or PNG, or move it")

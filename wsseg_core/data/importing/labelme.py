@@ -27,6 +27,7 @@ from wsseg_core.data.importing.dataset import (
     read_json,
     shaped_like,
     sorted_names,
+    source_files,
     value_of_no_class,
 )
 
@@ -143,7 +144,7 @@ def _is_drawn(annotation: Mapping[str, Any]) -> bool:
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path] if path.suffix.lower() == ".json" else []
-    return [file for file in sorted(path.rglob("*.json")) if not file.name.startswith(".")]
+    return [file for file in source_files(path) if file.suffix == ".json"]
 
 
 def _is_labelme(file: Path) -> bool:
