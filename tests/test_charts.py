@@ -80,9 +80,14 @@ def test_groups_of_bars_have_their_rows_and_intervals() -> None:
 
 
 def test_a_gain_has_a_line_where_nothing_is_won() -> None:
-    (axes,) = charts.gain_curve(SCORED, "x", "points").axes
+    ours = ("ours", "low", "high")
+    (axes,) = charts.gain_curves(SCORED, "x", {"control": ours}, "points").axes
     assert [list(line.get_ydata()) for line in axes.lines] == [[3, 5], [0, 0]]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("x", "points")
+    assert axes.get_legend() is None
+    (axes,) = charts.gain_curves(SCORED, "x", {"control": ours, "chance": ("low", "low", "ours")}, "points").axes
+    assert [list(line.get_ydata()) for line in axes.lines] == [[3, 5], [2, 4], [0, 0]]
+    assert legend(axes) == ["control", "chance"]
 
 
 def test_a_search_is_drawn_at_its_best_with_all_other_values_free() -> None:

@@ -138,6 +138,15 @@ def test_without_true_masks_no_seeds_are_made_for_the_dynamic_stage(run: Run, mo
     assert not run.artifacts("seeds").exists()
 
 
+def test_what_the_dynamic_stage_gains_over_each_of_its_controls(run: Run) -> None:
+    short = replace(run.profile, sweeps=replace(run.profile.sweeps, irregular_steps=2))
+    row = dynamic_sweep(replace(run, profile=short), [1]).iloc[0]
+    assert row["ours"] == pytest.approx(row["dynamic"] - row["control"])
+    assert row["beyond no detector"] == pytest.approx(row["dynamic"] - row["no detector"])
+    assert row["low"] <= row["ours"] <= row["high"]
+    assert row["low of it"] <= row["beyond no detector"] <= row["high of it"]
+
+
 def test_a_superpixel_has_one_label() -> None:
     image = np.zeros((20, 40, 3), np.uint8)
     image[:, 20:] = 255

@@ -4,7 +4,7 @@ The dynamic stage of SSDD (Shimoda & Yanai, ICCV 2019) can gain only while its n
 than the seeds that taught it: where their errors are many and have no rule that could be learnt. The seeds here are the
 advice of `irregular_seeds`, *made from true masks*, with twice as many errors as the static stage is given there: with
 fewer, seeds are better than any network of a short training. Each is learnt, and the training goes on with refinement
-and, as a control, without it.
+and, as controls, with a refinement that asks no detector, and without any.
 """
 
 from collections.abc import Sequence
@@ -21,29 +21,32 @@ from wsseg_core.segment.predictions import SegmentationMaps, extract_predictions
 from wsseg_core.segment.retraining import train_segmentation
 
 ERRORS = 0.6  # share of wrong pixels, see `with_errors`
-NETWORKS = ("dynamic", "dynamic_fixed_seed")  # the stage, and its control
-COLUMNS = ("irregularity", "control", "dynamic", "ours", "low", "high")
+NETWORKS = ("dynamic", "dynamic_no_detector", "dynamic_fixed_seed")  # the stage, and its controls
+OVER_NO_DETECTOR = ("beyond no detector", "low of it", "high of it")
+COLUMNS = ("irregularity", "control", "no detector", "dynamic", "ours", "low", "high", *OVER_NO_DETECTOR)
 
 
 def dynamic_sweep(run: Run, levels: Sequence[float]) -> pd.DataFrame:
-    """Train the dynamic stage and its control from seeds of several irregularities.
+    """Train the dynamic stage and its controls from seeds of several irregularities.
 
     Args:
         run: the run; all networks train for `sweeps.irregular_steps`, or fewer (`shorter`).
         levels: irregularities, 0 to 1.
 
     Returns:
-        One row a level. `irregularity`; mean IoU on val without a CRF, in percent, of the `control` and the `dynamic`
-        stage; `ours`, their difference in points, with its 95 % interval, `low` and `high`. All NaN where the training
+        One row a level. `irregularity`; mean IoU on val without a CRF, in percent, of the `control`, the stage with `no
+        detector`, and the `dynamic` stage; `ours`, what the last gains over the first, in points, with its 95 %
+        interval, `low` and `high`, and `OVER_NO_DETECTOR`, what it gains over the second. All NaN where the training
         images have no masks.
     """
     if not can_be_made(run):
         return pd.DataFrame({"irregularity": levels}, columns=list(COLUMNS), dtype=float)
     rows = []
     for level in levels:
-        dynamic, control = _level(shorter(run), level)
-        gain = paired_bootstrap(dynamic, control, run.profile.sweeps.bootstrap_samples)
-        rows.append((level, control.mean_iou, dynamic.mean_iou, *astuple(gain)))
+        dynamic, undetected, control = _level(shorter(run), level)
+        samples = run.profile.sweeps.bootstrap_samples
+        gains = [astuple(paired_bootstrap(dynamic, other, samples)) for other in (control, undetected)]
+        rows.append((level, control.mean_iou, undetected.mean_iou, dynamic.mean_iou, *gains[0], *gains[1]))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

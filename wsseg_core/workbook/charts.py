@@ -127,12 +127,25 @@ def interval_groups(frame: pd.DataFrame, y: str, kinds: Mapping[str, tuple[str, 
     return figure
 
 
-def gain_curve(frame: pd.DataFrame, x: str, ylabel: str, xlabel: str = "") -> Figure:
-    """Draw the columns `ours`, `low` and `high` of a table, points that are won or lost, over its column `x`."""
+def gain_curves(
+    frame: pd.DataFrame, x: str, gains: Mapping[str, Sequence[str]], ylabel: str, xlabel: str = ""
+) -> Figure:
+    """Draw points that are won or lost over the column `x` of a table.
+
+    Args:
+        frame: the table.
+        x: its column below.
+        gains: three columns by what the gain is over, named in a legend: the points, and the ends of their interval.
+        ylabel: what the points are.
+        xlabel: words for `x`, where its name will not do.
+    """
     figure, axes = plt.subplots(figsize=(6, 2.8), layout="constrained")
-    interval_curve(axes, frame, x, "")
+    for name, columns in gains.items():
+        interval_curve(axes, frame, x, name, columns)
     zero_line(axes)
     axes.set(xlabel=xlabel or x, ylabel=ylabel)
+    if len(gains) > 1:
+        axes.legend(title="over")
     return figure
 
 
