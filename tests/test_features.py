@@ -16,6 +16,7 @@ from wsseg_core.affinity.cam import cam_maps, extract_cams, load_cam, train_cam
 from wsseg_core.affinity.pairs import walk, walk_stored
 from wsseg_core.affinity.psa import extract_walks, load_affinity, make_affinity_labels, train_affinity
 from wsseg_core.affinity.seeds import SeedMaps, seed_masks, seed_setting
+from wsseg_core.base.artifacts import ArtifactStore
 from wsseg_core.base.config import ClassifierConfig, load_profile
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.classify import classifier, features, head
@@ -39,9 +40,15 @@ from wsseg_core.nets.segmentation import SegmentationNet, StagesHead, on_grid
 from wsseg_core.refine.dynamic_stage import train_dynamic
 from wsseg_core.refine.dynamic_step import DynamicSetting
 from wsseg_core.refine.static_stage import load_static, refine_masks, static_setting, train_static
-from wsseg_core.segment import predictions
+from wsseg_core.segment import predictions, retraining
 from wsseg_core.segment.predictions import extract_predictions, pixel_probabilities, stored_log_probabilities
-from wsseg_core.segment.retraining import load_segmentation, new_network, train_segmentation
+from wsseg_core.segment.retraining import (
+    load_segmentation,
+    new_network,
+    train_each,
+    train_networks,
+    train_segmentation,
+)
 
 SIZES = (64, 96)
 
@@ -281,6 +288,45 @@ def frozen_line(run: Run) -> Run:
         scales=(1.0,),
     )
     return replace(run, profile=replace(profile, affinity=affinity, segmentation=segmentation))
+
+
+def one_class(run: Run, name: str, value: int) -> ArtifactStore:
+    """Masks of one label each."""
+    store = ArtifactStore.create(run.artifacts("seeds") / name, run.settings("base.artifacts", name=name), "06")
+    for image_id in run.train_ids:
+        store.save(image_id, mask=np.full(run.devkit.image(image_id).shape[:2], value, np.uint8))
+    return store
+
+
+def test_networks_that_are_trained_beside_each_other_are_the_same(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = frozen_line(run)
+    train_classifier(run)
+    masks = one_class(run, "one", 1), one_class(run, "two", 2)
+    alone = train_networks(run, dict(zip("ab", masks, strict=True)), "06")
+    monkeypatch.setattr(retraining, "LONG", 1)
+    monkeypatch.setattr("wsseg_core.base.parallel.cpu_count", lambda: 2)
+    beside = train_networks(run, dict(zip("cd", masks, strict=True)), "06")
+    for one, other in zip("ab", "cd", strict=True):
+        losses = [[row["loss"] for row in curves[name]] for curves, name in ((alone, one), (beside, other))]
+        np.testing.assert_allclose(*losses, rtol=1e-5)
+        weights = [load_segmentation(run, name, "06").state_dict() for name in (one, other)]
+        for name, value in weights[0].items():
+            torch.testing.assert_close(value, weights[1][name])
+
+
+@pytest.mark.parametrize(("gpu", "frozen", "steps", "workers"), [
+    (False, True, 100, None), (True, True, 100, 1), (False, False, 100, 1), (False, True, 10, 1)
+])  # fmt: skip
+def test_only_small_trainings_that_are_worth_it_run_beside_each_other(
+    run: Run, monkeypatch: pytest.MonkeyPatch, gpu: bool, frozen: bool, steps: int, workers: int | None
+) -> None:
+    run, asked = frozen_line(run), []
+    segmentation = replace(run.profile.segmentation, frozen_trunk=frozen, steps=steps)
+    run = replace(run, profile=replace(run.profile, segmentation=segmentation))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(retraining, "side_by_side", lambda train, items, **more: asked.append(more["workers"]))
+    train_each(run, str, [1, 2], "networks")
+    assert asked == [workers]
 
 
 def test_the_whole_line_runs_on_stored_features(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

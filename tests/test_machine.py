@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -40,3 +41,14 @@ def test_memory_of_this_process_and_of_those_that_it_starts(monkeypatch: pytest.
     with PeakMemory() as nobody:
         pass
     assert nobody.peak == 0
+
+
+def test_what_takes_long_to_look_at_is_looked_at_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    monkeypatch.setattr("wsseg_core.base.machine._process_tree", lambda process: [process])
+    monkeypatch.setattr(
+        "wsseg_core.base.machine._proportional_bytes", lambda _: looks.append(1) or time.sleep(0.05) or 7
+    )
+    with PeakMemory(every=0.001) as memory:
+        time.sleep(0.3)
+    assert (len(looks), memory.peak) == (1, 7)

@@ -9,7 +9,7 @@ import pytest
 from wsseg_core.base import parallel
 from wsseg_core.base.config import Profile, load_profile
 from wsseg_core.base.errors import WorkbookError
-from wsseg_core.base.parallel import check_shared_memory, cpu_count, limit_cores, parallel_map
+from wsseg_core.base.parallel import check_shared_memory, cpu_count, limit_cores, parallel_map, side_by_side
 
 
 def mapped(*arguments: object, **options: int) -> Iterator:
@@ -50,6 +50,18 @@ def test_the_bar_names_the_work_and_counts_the_items(capsys: pytest.CaptureFixtu
     list(parallel_map(abs, [-1, -2], description="drawing", workers=1))
     assert "drawing" in (shown := capsys.readouterr().err)
     assert "2/2" in shown
+
+
+def cores(item: int) -> tuple[int, int, str | None]:
+    return item, cpu_count(), os.environ.get(parallel.CORES)
+
+
+def test_long_work_side_by_side_has_one_core_each(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(parallel.CORES, "2")
+    monkeypatch.setattr(parallel, "cpu_count", lambda: 2)
+    assert side_by_side(cores, [1, 2, 3], description="work") == [(1, 1, "1"), (2, 1, "1"), (3, 1, "1")]
+    assert side_by_side(cores, [1], description="work", workers=1)[0][2] == "2"
+    assert os.environ[parallel.CORES] == "2"
 
 
 def test_at_least_one_core_is_ours_and_no_more_than_we_were_given(monkeypatch: pytest.MonkeyPatch):

@@ -39,6 +39,7 @@ from wsseg_core.refine.self_training import (
     soft_masks,
     train_epochs,
     train_equal_steps,
+    train_loops,
 )
 from wsseg_core.segment.predictions import SegmentationMaps
 from wsseg_core.segment.retraining import load_segmentation, network_folder
@@ -178,6 +179,14 @@ def test_an_epoch_goes_on_from_the_one_before_or_starts_anew(run: Run) -> None:
     assert not torch.equal(
         weights(run, "selftrain_epoch2")["head.score.bias"], weights(run, "anew_epoch2")["head.score.bias"]
     )
+
+
+def test_the_loop_and_its_variants_share_the_first_epoch_of_their_seeds(run: Run) -> None:
+    restarted = replace(OWN, name="anew", restart=True)
+    curves = train_loops(run, [OWN, restarted])
+    assert list(curves) == ["selftrain", "anew"]
+    assert all({row["epoch"] for row in curve} == {1, 2} for curve in curves.values())
+    assert curves["anew"] == train_epochs(run, restarted)
 
 
 def test_what_is_there_is_not_made_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

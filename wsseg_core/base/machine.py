@@ -3,6 +3,7 @@
 import os
 import platform
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ def machine_text(facts: dict[str, Any] | None) -> str:
     return f"{facts['model']}, {facts['cores']} core{'s' * (facts['cores'] != 1)}, {bfloat16} bfloat16"
 
 
+RARELY = 100  # times as long as a look takes until the next one
+
+
 class PeakMemory:
     """Watches this process and all that it starts, while the block runs.
 
@@ -40,7 +44,7 @@ class PeakMemory:
     """
 
     def __init__(self, every: float = 1.0) -> None:
-        """Look once in so many seconds."""
+        """Look once in so many seconds, or less often where looking takes long."""
         self.peak = 0
         self._every = every
         self._ended = threading.Event()
@@ -56,8 +60,10 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while True:
+            started = time.perf_counter()
             self.peak = max(self.peak, sum(map(_proportional_bytes, _process_tree(os.getpid()))))
-            if self._ended.wait(self._every):
+            # The kernel walks all pages for it, and makes the process that it looks at wait.
+            if self._ended.wait(max(self._every, RARELY * (time.perf_counter() - started))):
                 return
 
 

@@ -10,7 +10,6 @@ bootstrap over i, also for the co-occurrence, where the two scenes of a pair may
 An interval is over images: each value has one training.
 """
 
-import multiprocessing
 import os
 import shutil
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ from torch import nn
 
 from wsseg_core.base.artifacts import ArtifactStore
 from wsseg_core.base.config import FeaturesConfig, Profile
-from wsseg_core.base.parallel import limit_cores, parallel_map
+from wsseg_core.base.parallel import parallel_map, side_by_side
 from wsseg_core.classify.classifier import load_classifier, mean_average_precision_interval, train_classifier
 from wsseg_core.data.run import Run, project_root
 from wsseg_core.data.toy.objects import CLASSES
@@ -123,9 +122,7 @@ def factor_study(run: Run) -> pd.DataFrame:
     table = [(factor, value) for factor in FACTORS for value in factor_values(run.profile, factor)]
     trainings |= {_name_of(run, *cell): {cell[0]: cell[1]} for cell in table if _name_of(run, *cell) != OWN}
     missing = [item for item in trainings.items() if _missing(run, *item)]
-    # Whole trainings beside each other: two of one thread each take less time than one of two threads.
-    for _ in parallel_map(partial(_train_and_measure, run=run), missing, description="trainings of the factor study"):
-        pass
+    side_by_side(partial(_train_and_measure, run=run), missing, description="trainings of the factor study")
     measured = {name: _measured(run, name, **changes) for name, changes in trainings.items()}
     names = [_name_of(run, *cell) for cell in table]
     rows = [
@@ -226,8 +223,6 @@ def _missing(run: Run, name: str, changes: Mapping[str, float]) -> list[str]:
 
 
 def _train_and_measure(training: tuple[str, dict[str, float]], run: Run) -> None:
-    if multiprocessing.parent_process() is not None:
-        os.environ.update(limit_cores(1))  # the other cores have trainings of their own
     name, changes = training
     _measured(run, name, **changes)
 

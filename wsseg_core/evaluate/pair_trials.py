@@ -11,6 +11,7 @@ say so.
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ from wsseg_core.refine.static_stage import (
     train_static,
     training_settings,
 )
+from wsseg_core.segment.retraining import train_each
 
 MASKS = ("K", "A", "oracle", "refined", "no detector")
 TRIAL_COLUMNS = (
@@ -63,8 +65,10 @@ def pair_trials(run: Run, pairs: Mapping[str, Pair | None], truth: Callable[[str
     Raises:
         WorkbookError: the errors of `train_static`.
     """
-    found = {name: _trial(run, pair, truth) if _fit(run, name, pair) else UNMEASURED for name, pair in pairs.items()}
-    return pd.DataFrame([(name, *values) for name, values in found.items()], columns=list(TRIAL_COLUMNS))
+    fit = {name: pair for name, pair in pairs.items() if _fit(run, name, pair)}
+    measured = train_each(run, partial(_trial, run, truth=truth), list(fit.values()), "trials of pairs")
+    found = dict(zip(fit, measured, strict=True))
+    return pd.DataFrame([(name, *found.get(name, UNMEASURED)) for name in pairs], columns=list(TRIAL_COLUMNS))
 
 
 def _fit(run: Run, name: str, pair: Pair | None) -> bool:

@@ -58,7 +58,7 @@ class DifferenceDetector(nn.Module):
         """
         masks = torch.cat([self._binary(mask, features) for mask in (knowledge, advice)])  # (2B, C+1, h, w)
         context = self.context(torch.cat([features.high, features.low], 1))
-        both = torch.cat([context.repeat(2, 1, 1, 1), self.embedding(masks)], 1)
+        both = torch.cat([torch.cat([context, context]), self.embedding(masks)], 1)
         merged = (self.shortcut(both) + self.residual(both)).relu()
         logit_k, logit_a = self.logit(merged)[:, 0].chunk(2)
         return logit_k, logit_a

@@ -90,7 +90,8 @@ class Encoder(nn.Module):
         """
         if isinstance(images, Tensor):
             images = self.backbone(images.to(memory_format=torch.channels_last))
-        return images[0], images if self.taps else images[1]
+        maps = [values.to(memory_format=torch.channels_last) for values in images]
+        return maps[0], maps if self.taps else maps[1]
 
 
 class LargeFovHead(nn.Module):

@@ -9,6 +9,7 @@ are too many for a laptop; the detectors start at random.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ from wsseg_core.segment.retraining import (
     new_network,
     pseudo_label_recipe,
     scaled,
+    train_each,
 )
 
 NOTEBOOK = "08_dynamic_refinement"
@@ -113,6 +115,19 @@ def train_dynamic(
             _save_snapshot(run, store, step, seed, 0)
         recipe = _recipe(run, step, seed, store)
         return fit(step, recipe, checkpoint_path(run, setting.name), hardware, f"training {setting.name}")
+
+
+def train_settings(
+    run: Run, settings: Sequence[DynamicSetting], seed: ArtifactStore, start: str, start_made_by: str
+) -> dict[str, list[dict[str, Any]]]:
+    """`train_dynamic` for several settings from the same seed and network, see `train_each`; learning curves by name.
+
+    Raises:
+        WorkbookError: the errors of `train_dynamic`.
+    """
+    train = partial(train_dynamic, run, seed=seed, start=start, start_made_by=start_made_by)
+    curves = train_each(run, train, settings, "dynamic stages")
+    return {setting.name: curve for setting, curve in zip(settings, curves, strict=True)}
 
 
 def _recipe(run: Run, step: DynamicStep, seed: ArtifactStore, store: ArtifactStore) -> Recipe:

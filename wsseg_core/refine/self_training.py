@@ -29,7 +29,14 @@ from wsseg_core.data.run import Run
 from wsseg_core.refine import static_stage
 from wsseg_core.saliency.dcsm_seeds import dcsm_masks
 from wsseg_core.segment.predictions import extract_predictions, inference_sizes, pixel_probabilities, reader
-from wsseg_core.segment.retraining import digest, load_segmentation, network_folder, train_segmentation
+from wsseg_core.segment.retraining import (
+    digest,
+    load_segmentation,
+    network_folder,
+    train_each,
+    train_networks,
+    train_segmentation,
+)
 
 NOTEBOOK = "09_self_training"
 SEEDS = ("cam", "psa", "dcsm")
@@ -128,6 +135,24 @@ def train_epochs(run: Run, setting: SelfTrainingSetting, workers: int | None = N
         extract_predictions(own, name, run.val_ids, NOTEBOOK)
         before, masks = next_labels(own, setting, epoch, before, workers)
     return history
+
+
+def train_loops(run: Run, settings: Sequence[SelfTrainingSetting]) -> dict[str, list[dict[str, Any]]]:
+    """`train_epochs` for the loop and its variants, see `train_each`; the learning curves by name.
+
+    Raises:
+        WorkbookError: the errors of `train_epochs`.
+    """
+    sharing = {setting.seeds: setting for setting in settings}  # the network of the first epoch
+    train_each(run, partial(_first_epoch, run), list(sharing.values()), "first epochs")
+    curves = train_each(run, partial(train_epochs, run), settings, "self-training")
+    return {setting.name: curve for setting, curve in zip(settings, curves, strict=True)}
+
+
+def _first_epoch(run: Run, setting: SelfTrainingSetting) -> None:
+    own, name = self_training_run(run), network_name(setting, 1)
+    train_segmentation(own, name, first_labels(run, setting), NOTEBOOK)
+    extract_predictions(own, name, run.val_ids, NOTEBOOK)
 
 
 def first_labels(run: Run, setting: SelfTrainingSetting) -> ArtifactStore:
@@ -268,8 +293,8 @@ def train_equal_steps(run: Run) -> None:
         WorkbookError: no such masks, or the errors of `train_segmentation`.
     """
     own = equal_steps_run(run)
+    train_networks(own, {name: fixed_labels(run, name) for name in EQUAL_STEPS}, NOTEBOOK)
     for name in EQUAL_STEPS:
-        train_segmentation(own, name, fixed_labels(run, name), NOTEBOOK)
         extract_predictions(own, name, run.val_ids, NOTEBOOK)
 
 

@@ -14,8 +14,9 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from torch.utils.data import Dataset
 from wsseg_core.base.artifacts import ArtifactStore
 from wsseg_core.base.config import Profile, SegmentationConfig
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.parallel import side_by_side
 from wsseg_core.classify.classifier import classifier_settings, load_classifier, load_trained
 from wsseg_core.classify.features import has_dense_features, open_features
 from wsseg_core.classify.training import Hardware, Key, Recipe, fit, new_optimizer
@@ -41,10 +43,14 @@ from wsseg_core.nets.segmentation import SegmentationNet, on_grid, resize_masks,
 
 HEAD_RATE = 10  # learning rate of the head / of the encoder (PSA, SSDD)
 MOMENTUM = 0.9
+LONG = 50  # steps; a shorter training is over before processes have started
 SCHEDULES: dict[str, Callable[[Optimizer, int], LRScheduler]] = {  # both reach 0 at the last step
     "polynomial": lambda optimizer, steps: PolynomialLR(optimizer, steps, power=0.9),
     "cosine": CosineAnnealingLR,
 }
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class PseudoLabelled(Dataset):
@@ -154,6 +160,26 @@ def learns_from_features(profile: Profile) -> bool:
     return profile.segmentation.frozen_trunk and has_dense_features(profile)
 
 
+def train_each(run: Run, train: Callable[[Item], Result], items: Sequence[Item], description: str) -> list[Result]:
+    """Train several networks that do not need each other.
+
+    Small ones are trained beside each other (`parallel.side_by_side`): those of a head alone, which would not keep the
+    cores busy, on a machine without a GPU. Others would not fit into memory together.
+
+    Args:
+        run: the run.
+        train: what to do with one item; picklable, as the items are.
+        items: what there is to train.
+        description: what the progress bar says.
+
+    Returns:
+        What `train` gave, in the order of `items`.
+    """
+    small = learns_from_features(run.profile) and not torch.cuda.is_available()
+    long = run.profile.segmentation.steps >= LONG
+    return side_by_side(train, items, description=description, workers=None if small and long else 1)
+
+
 def load_mask(store: ArtifactStore, image_id: str, size: tuple[int, ...]) -> np.ndarray:
     """The mask of an image of `size` (H, W), uint8 (H, W), 0..C or 255.
 
@@ -229,6 +255,20 @@ def train_segmentation(
     recipe = pseudo_label_recipe(run, _loss, stores, config, (model.encoder, [model.head]), settings)
     hardware = Hardware(common.precision, devices, common.workers)
     return fit(model, recipe, checkpoint_path(run, name), hardware, f"training {name}")
+
+
+def train_networks(run: Run, masks: Mapping[str, ArtifactStore], made_by: str) -> dict[str, list[dict[str, Any]]]:
+    """`train_segmentation` for masks of several kinds, see `train_each`; the learning curves by the names of the masks.
+
+    Raises:
+        WorkbookError: the errors of `train_segmentation`.
+    """
+    curves = train_each(run, partial(_train_named, run, made_by), list(masks.items()), "networks")
+    return dict(zip(masks, curves, strict=True))
+
+
+def _train_named(run: Run, made_by: str, named: tuple[str, ArtifactStore]) -> list[dict[str, Any]]:
+    return train_segmentation(run, *named, made_by)
 
 
 def digest(record: Mapping[str, Any]) -> str:
