@@ -71,7 +71,9 @@ def test_failed_notebook_is_left_with_its_error(tmp_path: Path, capfd: pytest.Ca
     assert last["outputs"][0]["evalue"] == "other: gone; draw it again"
     assert not output.exists()
     assert not list(output.parent.glob("*.running.ipynb"))
-    assert capfd.readouterr().err == "01 The first step: started\n"  # a log has no bars
+    first, *others = capfd.readouterr().err.splitlines()  # others: what libzmq of a kernel that stops may say
+    assert first == "01 The first step: started"
+    assert not any("drawing" in line for line in others)  # a log has no bars
 
 
 def test_killed_kernel_is_told_in_one_line(tmp_path: Path) -> None:

@@ -468,7 +468,7 @@ def test_the_crf_sees_the_labels_that_matter():
 
 def test_the_summed_unary_by_hand(monkeypatch: pytest.MonkeyPatch):
     seen = []
-    monkeypatch.setattr(predictions, "dense_crf", lambda image, unary, config: seen.append(unary) or unary)
+    monkeypatch.setattr(predictions, "DenseCrf", lambda image, config: lambda unary: seen.append(unary) or unary)
     maps = maps_by_hand(True, True, True)
     maps.masks([replace(PLAIN, crf=CRF, unary="summed"), replace(PLAIN, crf=CRF)])
     # e^5, e^3 and e^1.95 over their sum: 0.5, 0.3 and 0.195 are driven apart
@@ -490,7 +490,8 @@ def test_a_network_has_a_row_for_either_unary_and_tables_say_which(run: Run):
 
 def test_rows_that_differ_in_names_are_drawn_once(monkeypatch: pytest.MonkeyPatch):
     calls = []
-    monkeypatch.setattr(predictions, "dense_crf", lambda *a: calls.append(1) or dense_crf(*a))
+    own = predictions.DenseCrf
+    monkeypatch.setattr(predictions, "DenseCrf", lambda *a: lambda unary: calls.append(1) or own(*a)(unary))
     rows = [replace(PLAIN, name="a", crf=CRF), PLAIN, replace(PLAIN, name="b", crf=CRF, crf_source="searched")]
     a, plain, b = maps_by_hand(True, True, True).masks(rows)
     np.testing.assert_array_equal(a, b)

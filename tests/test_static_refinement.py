@@ -37,6 +37,7 @@ from wsseg_core.refine.static_stage import (
     open_refined,
     refine_image,
     refine_masks,
+    refine_rows,
     refinement_size,
     static_loss,
     static_setting,
@@ -378,7 +379,7 @@ def test_the_controls_do_not_hear_what_is_said_of_the_image(trained: Run, monkey
     monkeypatch.setattr(static_stage, "difference_maps", answer)
     biases = Biases(0.25, 0, 0)
     rows = [StaticSetting(inputs, biases=biases, inputs=inputs) for inputs in ("other_image", "neither")]
-    other, neither = static_stage._refine(trained, load_static(trained), mask_pair(trained), first, rows)
+    other, neither = refine_rows(trained, load_static(trained), rows, first)
     np.testing.assert_allclose(neither.confidence, 0.25)
     np.testing.assert_array_equal(neither.mask, neither.advice)
     expected = 1 / (1 + math.exp(2)) - 1 / (1 + math.exp(-1)) + 0.25  # -0.36: K stays

@@ -20,7 +20,9 @@ from wsseg_core.base.errors import WorkbookError
 SHARED_MEMORY = Path("/dev/shm")  # where a process that reads images leaves its batches
 CORES = "WSSEG_CORES"  # environment variable
 READ_AHEAD = 2  # batches of each such process, as torch has it
-FEW_IMAGES = 50  # at a few hundredths of a second each
+# Sooner done by one process than others start:
+FEW_IMAGES = 50  # at a few hundredths of a second each, as with a CRF
+FEW_MASKS = 600  # without
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -17,7 +17,6 @@ from wsseg_core.data.images import (
     VOC_PALETTE,
     VOID,
     DevkitError,
-    image_size,
     opened,
     orientation,
 )
@@ -91,7 +90,7 @@ class VocMasks:
             path = self.path(image_id)
         except DevkitError:
             if self.kind == "class" and image_id in _never_drawn(self.devkit.root):
-                return np.full(image_size(self.devkit.image_path(image_id)), VOID, np.uint8)
+                return np.full(self.devkit.size(image_id), VOID, np.uint8)
             raise
         mask = _read_mat(path) if path.suffix == ".mat" else _read_palette_png(path)
         highest = len(self.devkit.all_classes) if self.kind == "class" else len(PART_VALUES)
@@ -99,7 +98,7 @@ class VocMasks:
         if outside.size:
             wrong = f"label {outside.max()} is out of range (0..{highest}, 255 for void)"
             raise DevkitError(path, wrong, "draw the mask again, or correct classes.txt")
-        height, width = image_size(self.devkit.image_path(image_id))
+        height, width = self.devkit.size(image_id)
         if mask.shape != (height, width):
             raise self._other_size(path, mask.shape, (height, width), image_id)
         if self.kind == "class":

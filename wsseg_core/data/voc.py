@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wsseg_core.data.images import VOID, DevkitError, read_image
+from wsseg_core.data.images import VOID, DevkitError, image_size, read_image
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -177,6 +177,10 @@ class VocDevkit:
             DevkitError: the image is missing or cannot be decoded.
         """
         return read_image(self.image_path(image_id))
+
+    def size(self, image_id: str) -> tuple[int, int]:
+        """Height and width of an image, from the header of its file alone; errors are those of `image`."""
+        return image_size(self.image_path(image_id))
 
     def labels(self, image_id: str) -> np.ndarray:
         """Image-level labels, (C,) uint8, 1 where the class is in the image.

@@ -33,7 +33,7 @@ from wsseg_core.refine.static_stage import (
     StaticSetting,
     load_static,
     open_refined,
-    refine_image,
+    refine_rows,
     static_settings,
     train_static,
     training_settings,
@@ -102,7 +102,7 @@ def _measured(
     run: Run, model: StaticNet, settings: list[StaticSetting], pair: Pair | None, image_id: str, truth: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Confusions of `MASKS`, int64 (5, C+1, C+1), and the histograms of d^K - d^A of all pixels, int64 (2, BINS)."""
-    own, alone = (refine_image(run, model, setting, image_id, pair) for setting in settings)
+    own, alone = refine_rows(run, model, settings, image_id, pair)
     oracle = np.where(own.knowledge == truth, own.knowledge, own.advice)
     masks, classes = (own.knowledge, own.advice, oracle, own.mask, alone.mask), run.devkit.num_classes
     counts = change_counts(own.knowledge, own.advice, truth, own.d_k - own.d_a, classes)[0]

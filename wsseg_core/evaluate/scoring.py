@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from wsseg_core.base.artifacts import ArtifactStore
-from wsseg_core.base.parallel import parallel_map
+from wsseg_core.base.parallel import FEW_IMAGES, FEW_MASKS, parallel_map
 from wsseg_core.data.masks import PART_VALUES, VocMasks
 from wsseg_core.data.run import Run
 from wsseg_core.data.voc import VocDevkit
@@ -30,7 +30,6 @@ from wsseg_core.evaluate.metrics import (
 from wsseg_core.saliency.dcsm import ImageMaps, SavedMaps, Setting
 
 BOUNDARY_WIDTH = 5  # pixels to either side of a true border; VOC's void borders take about 2 of them
-FEW_MASKS = 600  # drawn sooner than other processes start
 TrueMask = Callable[[str], np.ndarray]  # the mask of an image, by kind: "class" or "parts"
 Measure = Callable[[Any, TrueMask, Sequence[Any]], np.ndarray]
 
@@ -157,7 +156,8 @@ def _measure_all(
     missing = store.missing(ids)
     if missing:
         work = partial(_measure_image, source=maps, settings=settings, store=store, measure=measure)
-        few = FEW_MASKS // max(len(settings), 1)
+        with_crf = any(setting.crf for setting in settings)
+        few = FEW_IMAGES if with_crf else FEW_MASKS // max(len(settings), 1)
         for _ in parallel_map(work, missing, description=f"scoring {name}", few=few):
             pass
     return store

@@ -27,7 +27,7 @@ def result_minus_seed(run: Run, name: str, truth: Callable[[str], np.ndarray], s
 
     Args:
         run: the run.
-        name: of a setting with both modules.
+        name: of the stage itself, "dynamic".
         truth: the true mask of an image, uint8 (H, W), 0..C or 255.
         samples: resamples of the paired bootstrap over images.
 

@@ -9,7 +9,7 @@ are too many for a laptop; the detectors start at random.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -49,12 +49,13 @@ from wsseg_core.segment.retraining import (
 NOTEBOOK = "08_dynamic_refinement"
 SNAPSHOTS = 5  # on the way, at equal intervals
 WATCHED = 50  # training images whose taught masks are kept with each, enough for an interval
+OWN = "dynamic"  # the stage itself; what its variants are taught nobody reads, and the CRFs take time
 
 
 def dynamic_settings() -> list[DynamicSetting]:
     """The stage, its ablations, and the control, a row of a table each; the same under every profile."""
     return [
-        DynamicSetting("dynamic"),
+        DynamicSetting(OWN),
         DynamicSetting("dynamic_one_module", second_module=False),
         DynamicSetting("dynamic_seed_target", second_target="seed"),
         DynamicSetting("dynamic_no_detector", detector=False),
@@ -200,7 +201,7 @@ def _trained_step(run: Run, setting: DynamicSetting) -> DynamicStep:
 
 def _save_snapshot(run: Run, store: ArtifactStore, step: DynamicStep, seed: ArtifactStore, number: int) -> None:
     """Write what the main branch draws of a few images after a number of steps, and what it would be taught of more."""
-    if step.setting.modules == 2:
+    if step.setting.name == OWN:
         halves = {image_id: _look(step, run, seed, image_id) for image_id in run.train_ids[:WATCHED]}  # CRFs begin
         store.save(f"taught{number:07d}", **{image_id: _taught(step, half) for image_id, half in halves.items()})
     plain, masks = segmentation_setting(run.profile, "snapshot"), {}
@@ -243,18 +244,18 @@ def taught(run: Run, name: str) -> dict[int, dict[str, np.ndarray]]:
 
     Args:
         run: the run.
-        name: of a setting with both modules.
+        name: of the setting; kept of the stage itself alone, "dynamic".
 
     Returns:
         By step, as `snapshots`; by image id: uint8 (2, h, w), 0..C or 255, on the grid of the stage.
 
     Raises:
-        WorkbookError: nothing was trained under this name, or without the second module.
+        WorkbookError: nothing was trained under this name, or it is a variant.
     """
     store = ArtifactStore.open(network_folder(run, name), NOTEBOOK)
     kept = sorted(path.stem for path in store.folder.glob("taught*.safetensors"))
     if not kept:
-        raise WorkbookError(f"{name}: it has no second module, so no result 2; use a setting that does")
+        raise WorkbookError(f"{name}: what a variant is taught on its way is not kept; use {OWN!r}")
     return {int(number.removeprefix("taught")): store.load(number) for number in kept}
 
 
@@ -308,11 +309,16 @@ def refine_image(run: Run, setting: DynamicSetting, seed: ArtifactStore, image_i
     """
     if setting.modules < 2:
         raise WorkbookError(f"{setting.name}: it does not take both steps of refinement; use a setting that does")
-    step = _trained_step(run, setting)
+    step = _step_of_pictures(run, setting)
     half = _look(step, run, seed, image_id)
     first, second = _results(step, half)
     drawn, size = (half.prediction, half.advice, first, half.seed, second), run.devkit.image(image_id).shape[:2]
     return ImageSteps(*(resize_masks(masks, size)[0].numpy() for masks in drawn))
+
+
+@lru_cache(maxsize=1)  # pictures are of many images, one after the other
+def _step_of_pictures(run: Run, setting: DynamicSetting) -> DynamicStep:
+    return _trained_step(run, setting)
 
 
 def second_results(

@@ -23,7 +23,7 @@ from wsseg_core.affinity.seeds import seed_masks, seed_setting
 from wsseg_core.base.artifacts import ArtifactStore
 from wsseg_core.base.config import CrfConfig
 from wsseg_core.base.errors import WorkbookError
-from wsseg_core.base.parallel import parallel_map
+from wsseg_core.base.parallel import FEW_IMAGES, FEW_MASKS, parallel_map
 from wsseg_core.crf.dense import dense_crf
 from wsseg_core.data.run import Run
 from wsseg_core.refine import static_stage
@@ -195,9 +195,8 @@ def next_labels(
             _draw_image, run=own, floor=config.floor if setting.floor else 0.0, before=before, hard=hard, soft=soft,
             crf=own.profile.seed_crf if setting.crf else None,
         )  # fmt: skip
-        for _ in parallel_map(
-            work, said, description=f"labels of {name}", workers=workers, few=0 if setting.crf else 600
-        ):
+        few = FEW_IMAGES if setting.crf else FEW_MASKS
+        for _ in parallel_map(work, said, description=f"labels of {name}", workers=workers, few=few):
             pass
     return hard, soft or [hard]
 

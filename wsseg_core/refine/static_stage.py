@@ -10,7 +10,7 @@ Departures: SSDD starts at PSA's ResNet-38 and trains for 16 epochs, this at the
 any segmentation network of the profile; SSDD's code jitters colours and resizes to squares, which this does not.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -307,17 +307,17 @@ def refine_image(
     Raises:
         WorkbookError: the masks are missing, or not those of this image.
     """
-    (refined,) = _refine(run, model, pair or mask_pair(run), image_id, [setting])
+    (refined,) = refine_rows(run, model, [setting], image_id, pair)
     return refined
 
 
-def _refine(
-    run: Run, model: StaticNet, pair: Sequence[ArtifactStore], image_id: str, settings: Iterable[StaticSetting]
+def refine_rows(
+    run: Run, model: StaticNet, settings: Sequence[StaticSetting], image_id: str, pair: Pair | None = None
 ) -> list[RefinedImage]:
-    """One look at the image serves all settings; what does not look has logits of 0."""
-    settings, labels = list(settings), run.devkit.labels(image_id)
+    """`refine_image` for several settings that share a network: one look at the image serves all."""
+    pair, labels = pair or mask_pair(run), run.devkit.labels(image_id)
     knowledge, advice, (logits_k, logits_a) = _look(run, model, pair, image_id)
-    nothing = torch.zeros_like(logits_k)
+    nothing = torch.zeros_like(logits_k)  # of what does not look
     maps = {"both": (logits_k, logits_a), "knowledge": (logits_k, nothing), "neither": (nothing, nothing)}
     if any(setting.inputs == "other_image" for setting in settings):
         following = run.train_ids[(run.train_ids.index(image_id) + 1) % len(run.train_ids)]
@@ -385,7 +385,7 @@ def _refine_and_save(
     for exclusion in (True, False):
         wanted = [s for s, store in stores.items() if s.exclusion == exclusion and not store.has(image_id)]
         if wanted:
-            refined = _refine(run, _loaded(run, exclusion, pair), masks, image_id, wanted)
+            refined = refine_rows(run, _loaded(run, exclusion, pair), wanted, image_id, masks)
             for setting, result in zip(wanted, refined, strict=True):
                 stores[setting].save(image_id, mask=result.mask)
 

@@ -22,7 +22,7 @@ from wsseg_core.base.artifacts import ArtifactStore
 from wsseg_core.base.config import CrfConfig, Profile, SegmentationConfig
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.classify.features import open_features
-from wsseg_core.crf.dense import dense_crf
+from wsseg_core.crf.dense import DenseCrf
 from wsseg_core.data.run import Run
 from wsseg_core.nets.backbones import FrozenBackbone
 from wsseg_core.nets.segmentation import STRIDE, SegmentationNet
@@ -175,7 +175,7 @@ def reader(run: Run, model: SegmentationNet, sizes: Sequence[int]) -> Callable[[
 
     def look(image_id: str) -> Tensor:
         maps = store.load(image_id, size, backbone.names)
-        return stored_log_probabilities(model, maps, run.devkit.image(image_id).shape[:2])
+        return stored_log_probabilities(model, maps, run.devkit.size(image_id))
 
     return look
 
@@ -271,6 +271,7 @@ class SegmentationImageMaps:
         self.image, self.classes, self.targets = image, np.flatnonzero(drawn), int(drawn.sum())
         self._labels = np.concatenate([[0], self.classes + 1])
         self._log_probabilities = log_probabilities
+        self._crfs: dict[CrfConfig, DenseCrf] = {}  # rows that differ in their unary have the same kernels
 
     @cached_property
     def _unrefined(self) -> np.ndarray:
@@ -298,7 +299,9 @@ class SegmentationImageMaps:
         unary = self._unrefined[kept]
         if setting.unary == "summed":
             unary = torch.from_numpy(SUMMED_VIEWS * unary).softmax(0).numpy()
-        refined[kept] = dense_crf(self.image, unary, setting.crf)
+        if setting.crf not in self._crfs:
+            self._crfs[setting.crf] = DenseCrf(self.image, setting.crf)
+        refined[kept] = self._crfs[setting.crf](unary)
         return refined
 
     def mask(self, setting: SegmentationSetting) -> np.ndarray:

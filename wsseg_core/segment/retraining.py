@@ -141,18 +141,18 @@ class StoredPseudoLabelled(Dataset):
         """
         step, index = key
         image_id = self.run.train_ids[index]
-        image, size = self.run.devkit.image(image_id), self.run.profile.features.dense_size
-        maps = self.store.load(image_id, size, self.names)
-        masks = torch.stack([torch.from_numpy(load_mask(store, image_id, image.shape[:2])) for store in self.masks])
+        devkit, size = self.run.devkit, self.run.profile.features.dense_size
+        maps, pixels = self.store.load(image_id, size, self.names), devkit.size(image_id)
+        masks = torch.stack([torch.from_numpy(load_mask(store, image_id, pixels)) for store in self.masks])
         masks = on_grid(masks, size if self.images else maps[0].shape[1], VOID)
         mirrored = np.random.default_rng([self.run.seed, step, index]).random() < 0.5
         if mirrored:
             maps, masks = [values.flip(2) for values in maps], masks.flip(2)
-        labels = torch.from_numpy(self.run.devkit.labels(image_id) > 0)
+        labels = torch.from_numpy(devkit.labels(image_id) > 0)
         if not self.images:
             return maps, masks, labels
-        pixels = resize_and_pad(image, size)
-        return pixels.flip(2) if mirrored else pixels, masks, labels, *maps
+        image = resize_and_pad(devkit.image(image_id), size)
+        return image.flip(2) if mirrored else image, masks, labels, *maps
 
 
 def learns_from_features(profile: Profile) -> bool:

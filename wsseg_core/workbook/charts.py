@@ -7,7 +7,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -180,11 +179,13 @@ def best_by_value(frame: pd.DataFrame, marked: Mapping[str, Mapping[str, float]]
 
 def best_by_pair(frame: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> Figure:
     """Draw the best score of a search at every two values of pairs of parameters; `frame` as in `best_by_value`."""
+    from seaborn import heatmap  # which takes long to import
+
     figure, panels = plt.subplots(1, len(pairs), figsize=(3.25 * len(pairs), 2.8), squeeze=False, layout="constrained")
     limits = {"vmin": frame["ours"].min(), "vmax": frame["ours"].max(), "cmap": "viridis"}
     for axes, (x, y) in zip(panels.flat, pairs, strict=True):
         best = frame.pivot_table("ours", y, x, aggfunc="max").rename("{:g}".format).rename(columns="{:g}".format)
-        sns.heatmap(best, annot=True, fmt=".1f", cbar=axes is panels[0, -1], ax=axes, **limits)
+        heatmap(best, annot=True, fmt=".1f", cbar=axes is panels[0, -1], ax=axes, **limits)
         axes.grid(False)
     return figure
 

@@ -6,7 +6,6 @@ from dataclasses import asdict
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from wsseg_core.evaluate.metrics import Interval
@@ -43,9 +42,11 @@ def matrix(frame: pd.DataFrame, xlabel: str, ylabel: str, fmt: str = ".0f", mask
         fmt: of the numbers.
         mask: bool, where nothing is drawn.
     """
+    from seaborn import heatmap  # which takes long to import
+
     side = len(frame)
     figure, axes = plt.subplots(figsize=(0.5 * side + 2.5, 0.42 * side + 1.5), layout="constrained")
-    sns.heatmap(frame, mask=mask, annot=True, fmt=fmt, cmap="Blues", vmin=0, square=True, cbar=False, ax=axes)
+    heatmap(frame, mask=mask, annot=True, fmt=fmt, cmap="Blues", vmin=0, square=True, cbar=False, ax=axes)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(False)
     axes.tick_params(axis="x", rotation=45)
@@ -55,9 +56,11 @@ def matrix(frame: pd.DataFrame, xlabel: str, ylabel: str, fmt: str = ".0f", mask
 
 def boxes(frame: pd.DataFrame, ylabel: str) -> Figure:
     """Draw how the numbers of a table are spread, one box a column, which is a class; NaN is left out."""
+    from seaborn import boxplot  # which takes long to import
+
     figure, axes = plt.subplots(figsize=(10, 3), layout="constrained")
     if frame.notna().any(axis=None):
-        sns.boxplot(frame, palette=class_colours(frame.shape[1]), boxprops={"alpha": 0.6}, ax=axes)
+        boxplot(frame, palette=class_colours(frame.shape[1]), boxprops={"alpha": 0.6}, ax=axes)
     else:
         axes.set_title("no mask shows a class")
     axes.set_ylabel(ylabel)

@@ -9,7 +9,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -28,6 +27,27 @@ STEPS = (
     *("static refinement", "dynamic refinement", "self-training", "tables"),
 )
 HEAT = "magma"
+# seaborn's "whitegrid", its palette "deep" and four fifths of its letters, without its second and a half of importing.
+DEEP = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c", "#ccb974", "#64b5cd")
+STYLE: dict[str, Any] = {
+    "figure.dpi": 100,
+    "savefig.dpi": 150,
+    "savefig.bbox": "tight",
+    "image.interpolation": "nearest",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.linewidth": 1.25,
+    "axes.prop_cycle": plt.cycler(color=DEEP),
+    "grid.linewidth": 1,
+    "lines.solid_capstyle": "round",
+    "patch.edgecolor": "white",
+    "patch.force_edgecolor": True,
+    **dict.fromkeys(["axes.edgecolor", "grid.color"], "0.8"),
+    **dict.fromkeys(["axes.labelcolor", "text.color", "xtick.color", "ytick.color"], "0.15"),
+    **dict.fromkeys(["xtick.bottom", "ytick.left"], False),
+    **dict.fromkeys(["font.size", "axes.labelsize", "axes.titlesize", "legend.title_fontsize"], 9.6),
+    **dict.fromkeys(["legend.fontsize", "xtick.labelsize", "ytick.labelsize"], 8.8),
+}
 
 
 def begin(here: str) -> None:
@@ -38,10 +58,7 @@ def begin(here: str) -> None:
 
 def use_style() -> None:
     """Set the look of all figures of a notebook."""
-    sns.set_theme(style="whitegrid", context="notebook", font_scale=0.8)
-    plt.rcParams.update(
-        {"figure.dpi": 100, "savefig.dpi": 150, "savefig.bbox": "tight", "image.interpolation": "nearest"}
-    )
+    plt.rcParams.update(STYLE)
 
 
 def colourise(mask: np.ndarray) -> np.ndarray:
