@@ -58,7 +58,7 @@ def begin(here: str) -> None:
 
 def use_style() -> None:
     """Set the look of all figures of a notebook."""
-    plt.rcParams.update(STYLE)
+    plt.style.use(STYLE)
 
 
 def colourise(mask: np.ndarray) -> np.ndarray:
