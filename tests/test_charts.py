@@ -163,11 +163,12 @@ def test_curves_of_a_table_run_over_its_index() -> None:
 
 class TestClasses:
     def test_curves_have_the_colours_of_the_masks_and_a_mean(self) -> None:
-        frame = pd.DataFrame({"cat": [0.2, 0.4], "dog": [0.6, 0.8]}, pd.Index([10, 20], name="step"))
+        frame = pd.DataFrame({"cat": [0.2, 0.4], "dog": [0.6, 0.8]}, pd.Index([1, 2], name="step"))
         (axes,) = class_charts.curves({"average precision": frame}, mean=True).axes
         assert lines(axes) == {"cat": [0.2, 0.4], "dog": [0.6, 0.8], "mean": pytest.approx([0.4, 0.6])}
         assert tuple(axes.lines[0].get_color()) == tuple(palette.class_colours(2)[0] / 255)
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("step", "average precision")
+        assert all(place == round(place) for place in axes.get_xticks())
 
     def test_a_matrix_leaves_out_what_is_masked(self) -> None:
         frame = pd.DataFrame([[1, 2], [3, 4]], index=["cat", "dog"], columns=["cat", "dog"])

@@ -28,6 +28,7 @@ def curves(frames: Mapping[str, pd.DataFrame], mean: bool = False) -> Figure:
         if mean:
             axes.plot(frame.index, frame.mean(axis=1), color="black", lw=2.5, label="mean")
         axes.set(xlabel=frame.index.name, ylabel=ylabel, ylim=(0, None))
+        axes.xaxis.get_major_locator().set_params(integer=True)  # there is no half step or round
     panels[0, -1].legend(fontsize=8, **LEGEND_BESIDE)
     return figure
 
