@@ -1,8 +1,7 @@
 """What is shipped is what was learnt, and it is enough for images of any origin."""
 
-import json
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +15,14 @@ from torch import nn
 
 from wsseg_core.base.config import Profile, load_profile
 from wsseg_core.base.errors import WorkbookError
+from wsseg_core.base.files import write_json
 from wsseg_core.classify.classifier import load_classifier, new_classifier
 from wsseg_core.nets.folding import fold_batch_norm
 from wsseg_core.saliency.dcsm import segment_image
 from wsseg_core.saliency.gradients import prepare
 from wsseg_core.segment import shipped
 from wsseg_core.segment.retraining import segmentation_net
-from wsseg_core.segment.shipped import CARD, CLASSIFIER, NETWORK, Shipped, load_shipped, shipped_classifier
+from wsseg_core.segment.shipped import CARD, CLASSIFIER, NETWORK, TABLES, Shipped, load_shipped, shipped_classifier
 from wsseg_core.workbook.demo import tell, write_demo
 from wsseg_core.workbook.demo_run import prepare_run
 from wsseg_core.workbook.own_images import class_shares, segment_files, shipped_segmenter
@@ -50,6 +50,11 @@ def learnt(model: nn.Module, part: str) -> nn.Module:
     return changed
 
 
+def write_card(weights: Path, **facts: object) -> None:
+    settings = {table: asdict(getattr(PROFILE, table)) for table in TABLES}
+    write_json(weights / "animals" / CARD, FACTS | {"settings": settings} | facts)
+
+
 @pytest.fixture
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the narrow networks of one profile, each of which learnt in its last layer."""
@@ -60,7 +65,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "animals"
     shipped._write(folder / CLASSIFIER, shipped._difference(classifier, start))
     shipped._write(folder / NETWORK, shipped._difference(trained, start_of_network))
-    (folder / CARD).write_text(json.dumps(FACTS | {"network": "psa"}))
+    write_card(tmp_path, network="psa")
     torch.save(trained.state_dict(), tmp_path / "trained")
     return tmp_path
 
@@ -89,6 +94,29 @@ def test_files_that_do_not_fit_are_named(weights: Path) -> None:
         load_shipped(folder=weights)
     with pytest.raises(WorkbookError, match=r"birds/card\.json: missing or damaged"):
         load_shipped("birds", weights)
+    for settings, complaint in ((None, "missing or damaged"), ({"segmentation": {"heads": 1}}, "unknown key .*heads")):
+        write_card(weights, network="psa", settings=settings)
+        with pytest.raises(WorkbookError, match=rf"animals/card\.json: {complaint}"):
+            load_shipped(folder=weights)
+
+
+def test_the_profile_may_change_after_networks_were_shipped(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier, segmentation = PROFILE.classifier, PROFILE.segmentation
+    wider = replace(PROFILE, classifier=replace(classifier, width=8), segmentation=replace(segmentation, channels=5))
+    before = load_shipped(folder=weights)
+    monkeypatch.setattr(shipped, "load_profile", lambda name: wider)
+    found = load_shipped(folder=weights)
+    assert (found.profile.classifier, found.profile.segmentation) == (classifier, segmentation)
+    assert found.profile.crf == wider.crf
+    torch.testing.assert_close(found.network.state_dict(), before.network.state_dict())
+
+
+def test_the_networks_of_the_repository_find_the_cat() -> None:
+    networks, image = load_shipped(), data.chelsea()
+    assert networks.network is not None
+    shares = class_shares(networks.mask(image), networks.classes)
+    assert list(shares) == ["cat"]
+    assert 0.5 < shares["cat"] < 1
 
 
 @pytest.fixture
@@ -147,8 +175,7 @@ def test_files_are_segmented_by_the_network_that_is_shipped(networks: Shipped, t
 
 
 def test_without_a_network_the_saliency_maps_draw(weights: Path) -> None:
-    card = weights / "animals" / CARD
-    card.write_text(json.dumps(FACTS | {"network": ""}))
+    write_card(weights, network="")
     (weights / "animals" / NETWORK).unlink()
     networks, image = load_shipped(folder=weights), np.zeros((20, 30, 3), np.uint8)
     assert networks.network is None

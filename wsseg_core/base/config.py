@@ -10,6 +10,7 @@ import difflib
 import math
 import tomllib
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -428,6 +429,16 @@ def load_profile(name: str) -> Profile:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise WorkbookError(f"{path}: not a TOML file ({error}); mend the line or copy a profile that works") from None
     return _build(Profile, tables | {"name": path.stem}, str(path), ())
+
+
+def with_tables(profile: Profile, tables: Mapping[str, dict[str, Any]], source: str) -> Profile:
+    """A profile with the tables that a file has kept, by name, in place of its own; keys that they lack have defaults.
+
+    Raises:
+        WorkbookError: naming `source`: a table is not known, or one of the errors of `load_profile`.
+    """
+    kept = _build(Profile, {"name": profile.name, **tables}, source, ())
+    return dataclasses.replace(profile, **{name: getattr(kept, name) for name in tables})
 
 
 def _build(cls: Any, values: dict[str, Any], source: str, where: tuple[str, ...]) -> Any:

@@ -2,11 +2,13 @@
 
 `weights/<profile>/` holds a file of safetensors for the classifier and, where there is one, for a segmentation network,
 each with the tensors in which the trained network differs from its start, in half precision, and `card.json`: classes,
-training, scores, licence. Nothing in it was learnt from a pixel mask.
+training, scores, licence, and the tables `[classifier]` and `[segmentation]` of the profile, so that the profile may
+change. Nothing in it was learnt from a pixel mask.
 """
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from wsseg_core.base.config import Profile, load_profile
+from wsseg_core.base.config import Profile, load_profile, with_tables
 from wsseg_core.base.errors import WorkbookError
-from wsseg_core.base.files import write_atomically, write_json
+from wsseg_core.base.files import plain, write_atomically, write_json
 from wsseg_core.classify.classifier import load_classifier, new_classifier
 from wsseg_core.data.run import Run
 from wsseg_core.nets.folding import fold_batch_norm
@@ -35,6 +37,8 @@ from wsseg_core.segment.retraining import load_segmentation, segmentation_net
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
 CLASSIFIER, NETWORK, CARD = "classifier.safetensors", "segmentation.safetensors", "card.json"
+TABLES = ("classifier", "segmentation")  # of the profile, which say what the networks are
+FACTS = ("profile", "settings", "classes", "network")  # what every card has
 
 
 class Shipped(NamedTuple):
@@ -44,7 +48,7 @@ class Shipped(NamedTuple):
         classifier: as `saliency.gradients.prepare` returns it.
         network: in evaluation mode; None where only the classifier is shipped.
         classes: names of the C classes that both can see.
-        profile: with which they were trained.
+        profile: that of today, with the tables of the training.
         card: what is to be said of them.
     """
 
@@ -76,10 +80,9 @@ def load_shipped(name: str = "animals", folder: Path = WEIGHTS) -> Shipped:
     """The networks in `weights/<name>`.
 
     Raises:
-        WorkbookError: a file is missing or damaged, or belongs to other settings than the profile has today.
+        WorkbookError: a file is missing or damaged, or its tensors are not those of the network on the card.
     """
-    card = _read_card(folder / name / CARD)
-    profile = load_profile(card["profile"])
+    card, profile = _read_card(folder / name / CARD)
     classifier, classes = shipped_classifier(name, folder)
     network = None
     if card["network"]:
@@ -95,8 +98,8 @@ def shipped_classifier(name: str = "animals", folder: Path = WEIGHTS) -> tuple[n
     Raises:
         WorkbookError: the errors of `load_shipped`.
     """
-    card = _read_card(folder / name / CARD)
-    model = new_classifier(load_profile(card["profile"]).classifier, len(card["classes"]), seed=0)
+    card, profile = _read_card(folder / name / CARD)
+    model = new_classifier(profile.classifier, len(card["classes"]), seed=0)
     _add(model, folder / name / CLASSIFIER)
     return model.eval(), card["classes"]
 
@@ -125,7 +128,8 @@ def ship(run: Run, network: str, made_by: str, facts: Mapping[str, Any], folder:
         _write(place / NETWORK, _difference(learnt, beginning))
         steps["segmentation"] = profile.segmentation.steps
     card = {"profile": profile.name, "classes": list(run.devkit.classes), "network": network, "seed": run.seed}
-    write_json(place / CARD, card | {"steps": steps, **facts})
+    settings = {table: plain(asdict(getattr(profile, table))) for table in TABLES}
+    write_json(place / CARD, card | {"settings": settings, "steps": steps, **facts})
     return place
 
 
@@ -149,12 +153,18 @@ def _add(model: nn.Module, path: Path) -> None:
         raise WorkbookError(f"{path}: missing or damaged ({error}); take it from version control again") from None
     for name, value in stored.items():
         if name not in state or state[name].shape != value.shape:
-            raise WorkbookError(f"{path}: {name} is of another network than the profile describes; ship it anew")
+            raise WorkbookError(
+                f"{path}: {name} is of another network than {CARD} describes; take both from version control again"
+            )
     model.load_state_dict(state | {name: value.to(state[name].dtype) for name, value in stored.items()})
 
 
-def _read_card(path: Path) -> dict[str, Any]:
+def _read_card(path: Path) -> tuple[dict[str, Any], Profile]:
+    """A card, and the profile with the tables that are on it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        profile, settings, *_ = (card[fact] for fact in FACTS)
+        settings = dict(settings)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise WorkbookError(f"{path}: missing or damaged ({error}); take it from version control again") from None
+    return card, with_tables(load_profile(profile), settings, str(path))
