@@ -18,6 +18,7 @@ NAMES = {
     "simonyan": "input gradient",
     "simonyan_grabcut": "input gradient, GrabCut",
     "dcsm": "DCSM",
+    "dcsm_crf_known": "DCSM, CRF, labels known",
     "dcsm_crf_tuned": "DCSM, CRF tuned on train masks",
     "dcsm_crf_unscaled": "DCSM, CRF widths not scaled",
     "bp": "BP",
