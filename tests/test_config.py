@@ -103,6 +103,9 @@ def test_a_profile_saved_with_a_byte_order_mark(tmp_path: Path):
         ("[toyvoc]\nobject_size = [1.2, 0.8]", "toyvoc.object_size = .*: use the smallest, then the largest"),
         ("[dynamic]\nsteps = 4\nwarmup_steps = 4", "dynamic.warmup_steps = 4: use 0 or more, fewer than dynamic.steps"),
         ("[classifier\nwidth = 2", "not a TOML file"),
+        ("[data]\nsource = 'toyVoc'", "data.source 'toyVoc' is unknown; use voc or toyvoc"),
+        (f"[toyvoc]\nnoise = 1{'0' * 400}", "'toyvoc.noise' must be of type float"),
+        (f"[toyvoc]\nseed = 1{'0' * 5000}", "not a TOML file"),
     ],
 )
 def test_a_wrong_profile_is_told_in_one_line_that_names_the_file(write, text: str, message: str):

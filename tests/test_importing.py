@@ -206,6 +206,9 @@ class TestTable:
             ("image,foo,bar\na.jpg,x,u\nb.jpg,z,v", "which column holds the labels is not clear"),
             ("image,label\na.jpg,\nb.jpg,", "holds no label"),
             ("", "names no image"),
+            ("cat,a.jpg\ndog,b.jpg\nend\n", "names the image '', which is not below"),
+            ("image,cat\na.jpg,1,1\nb.jpg,0,1\n", "has more cells in a line than in its first; name every column"),
+            ("image,label,split\na.jpg,cat,train\nb.jpg,dog,val\nc.jpg,cat,later", "1 of 3 images are in no split"),
         ],
     )
     def test_what_is_refused(self, source, text, message):
@@ -248,6 +251,9 @@ class TestMasks:
         assert (VocMasks(devkit).mask("a") == mask).all()
         Image.fromarray(np.uint8(255 - colours[mask])).save(source / "SegmentationClass/a.png")
         refused(r"a.png: has the colour \(.*\), which labelmap.txt does not list", source)
+        write(source / "labelmap.txt", "background:0,0,0::\ncat:0,0,0::\n")
+        refused("'cat:0,0,0::' has the colour of another line", source)
+        write(source / "labelmap.txt", "background:0,0,0::\ncat:250,50,83::\n")
         (source / "JPEGImages/a.jpg").unlink()
         refused("a.png: a mask whose image is missing", source)
 
@@ -380,6 +386,10 @@ def coco(annotations, names="ab"):
     return {"images": images, "annotations": listed, "categories": categories}
 
 
+def doubled(value, kind):
+    return value | {kind: [value[kind][0], *value[kind]]}
+
+
 SQUARE = [[2, 2, 6, 2, 6, 5, 2, 5]]
 
 
@@ -432,6 +442,8 @@ class TestCoco:
             (coco([(0, 0, SQUARE)]), "'background' is no class"),
             (coco([(0, 5, SQUARE)], "az"), "names the image 'z.jpg', which is not below"),
             (coco([]), "has no annotation; export"),
+            (doubled(coco([(0, 5, SQUARE)]), "images"), "has the id 0 2 times in its images; give each"),
+            (doubled(coco([(0, 5, SQUARE)]), "categories"), "2 times in its categories; give each"),
             ({"images": [{}], "annotations": [{}], "categories": []}, "is not laid out as COCO's JSON"),
             ({"images": 3, "annotations": [], "categories": []}, "is not laid out as COCO's JSON"),
         ],

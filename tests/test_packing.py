@@ -48,6 +48,8 @@ def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (own / "results/smoke-features").mkdir()
     (own / "results/smoke-features/256.npy").write_text("features")
     monkeypatch.chdir(own)
+    with pytest.raises(WorkbookError, match="is a folder; give the file to write"):
+        pack(open_run("smoke"), Path("."))
     assert pack(open_run("smoke"), tmp_path / "run.tar.gz") == len(LEFT) + 2
     monkeypatch.chdir(workbook(tmp_path / "other"))
     return tmp_path / "run.tar.gz"

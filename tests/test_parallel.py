@@ -85,3 +85,10 @@ def test_batches_that_do_not_fit_into_shared_memory_are_refused_beforehand(monke
         with pytest.raises(WorkbookError, match="set workers = 0") if refused else nullcontext():
             check_shared_memory(Profile())
     check_shared_memory(load_profile("smoke"))  # reads images itself
+
+
+@pytest.mark.parametrize("value", ["two", "0", "-1"])
+def test_cores_that_are_no_number_are_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv(parallel.CORES, value)
+    with pytest.raises(WorkbookError, match=f"WSSEG_CORES={value}: use a number of cores"):
+        cpu_count()

@@ -9,7 +9,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from wsseg_core.base.errors import WorkbookError
 from wsseg_core.data.run import Run, open_run
-from wsseg_core.workbook import report
+from wsseg_core.workbook import pages, report
 from wsseg_core.workbook.report import export_html, reported, write_index
 
 PROSE = """# The *first* step
@@ -117,6 +117,12 @@ def test_formulas_are_drawn_by_the_browser(run: Run, sources: list[Path]) -> Non
     assert text.count('<math display="block" xmlns') + text.count('display="block"') >= 1
     assert "<mtable>" in text
     assert re.search(r"<msub>\s*<mi>x</mi>\s*<mi>i</mi>\s*</msub>", text)
+
+
+@pytest.mark.parametrize("slip", ["a_", "x^", r"\left( a", "a_b_c"])
+def test_a_slip_in_a_formula_is_shown_as_it_was_written(slip: str) -> None:
+    assert pages._mathml(slip) == f"<code>{slip}</code>"
+    assert pages._mathml("a_b").startswith("<math")
 
 
 def test_code_is_folded_and_empty_outputs_are_left_out(run: Run, sources: list[Path]) -> None:

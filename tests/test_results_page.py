@@ -94,3 +94,18 @@ def test_a_finished_run_becomes_the_reference(tmp_path: Path) -> None:
         "claims.json",
         "figures.json",
     ]
+
+
+def test_a_reference_is_not_lost_when_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "mine"
+    for name in ("tables/10_table4.csv", "figures.json", "claims.json", "reference/old.csv"):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("{}")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copy", full)
+    with pytest.raises(WorkbookError, match=r"No space left .*reference is as it was"):
+        take_reference(run)
+    assert (run / "reference/old.csv").is_file()

@@ -100,6 +100,16 @@ def test_two_images_of_one_name_are_refused(tmp_path: Path, profile: Profile) ->
         own_images.segment_files(paths, segmenter(profile), tmp_path)
 
 
+def test_what_lies_beside_an_image_is_not_overwritten(tmp_path: Path, profile: Profile) -> None:
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "cat.jpg")
+    for name, labelme in (("cat.json", True), ("cat.png", False), ("cat_overlay.jpg", False)):
+        (tmp_path / name).write_text("drawn by hand")
+        with pytest.raises(WorkbookError, match=rf"{name}: would be overwritten; choose another folder"):
+            own_images.segment_files([tmp_path / "cat.jpg"], segmenter(profile), tmp_path, labelme=labelme)
+        assert (tmp_path / name).read_text() == "drawn by hand"
+        (tmp_path / name).unlink()
+
+
 def test_mask_never_overwrites_its_image(tmp_path: Path, profile: Profile) -> None:
     with pytest.raises(WorkbookError, match="would overwrite it; choose another folder"):
         own_images.segment_files([tmp_path / "cat.png"], segmenter(profile), tmp_path)

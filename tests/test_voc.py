@@ -310,6 +310,16 @@ class TestBadInput:
         (tiny_devkit / "ImageSets/Segmentation/val.txt").write_bytes(b"\xff\xfe\x00\x81")
         assert "val.txt: cannot be read as text" in message_of(VocDevkit(tiny_devkit).ids, "val")
 
+    @pytest.mark.parametrize("entry", ["/data/photos/a.jpg", "../a"])
+    def test_an_id_that_leads_out_of_the_devkit(self, tiny_devkit, entry):
+        (tiny_devkit / "ImageSets/Segmentation/val.txt").write_text(f"{entry}\n")
+        assert f"val.txt: {entry!r} leads out of JPEGImages" in message_of(VocDevkit(tiny_devkit).ids, "val")
+
+    def test_a_table_of_labels_with_an_open_quotation_mark(self, tiny_devkit):
+        (tiny_devkit / "Annotations").rename(tiny_devkit / "unused")
+        (tiny_devkit / "labels.csv").write_text('"a,cat\n' + "b,cat\n" * 30_000)
+        assert "labels.csv: not a table of commas" in message_of(VocDevkit(tiny_devkit).labels, "a")
+
     def test_id_without_an_image(self, tiny_devkit):
         assert "nothing.jpg: missing image" in message_of(VocDevkit(tiny_devkit).image, "nothing")
 

@@ -8,6 +8,7 @@ value of the published setting unless the comment beside it says otherwise. Sour
 import dataclasses
 import difflib
 import math
+import sys
 import tomllib
 import typing
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from typing import Any
 
 from wsseg_core.base.errors import WorkbookError
 
+SOURCES = ("voc", "toyvoc")
 PROFILE_FOLDER = Path(__file__).parents[1] / "profiles"
 
 
@@ -27,9 +29,13 @@ def _ranged(default: Any, low: float, high: float = math.inf, empty: bool = Fals
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the images are and which of them are used."""
+    """Where the images are and which of them are used.
 
-    source: str = "voc"  # "voc": a devkit on disk; "toyvoc": one that is drawn when it is missing
+    Raises:
+        WorkbookError: another source.
+    """
+
+    source: str = "voc"  # one of SOURCES: a devkit on disk, or one that is drawn when it is missing
     devkit: str = "data/VOCdevkit/VOC2012"
     train_split: str = "train_aug"
     val_split: str = "val"
@@ -39,6 +45,10 @@ class DataConfig:
     # Some of the devkit's classes, in this order, with the others as background; (): all of them.
     classes: tuple[str, ...] = ()
     drop_unlabelled: bool = False  # train without the images that show none of the classes
+
+    def __post_init__(self) -> None:
+        if self.source not in SOURCES:
+            raise WorkbookError(f"data.source {self.source!r} is unknown; use {' or '.join(SOURCES)}")
 
 
 @dataclass(frozen=True)
@@ -420,14 +430,17 @@ def load_profile(name: str) -> Profile:
             named), or a value of the wrong type or out of its range.
     """
     path = profile_path(name)
-    if not path.is_file():
+    try:
+        text = path.read_text(encoding="utf-8-sig") if path.is_file() else None
+        tables = tomllib.loads(text or "")
+    except OSError as error:
+        raise WorkbookError(f"{path}: cannot be read ({error.strerror}); mend its name or its permissions") from None
+    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, or of a number of thousands of digits
+        raise WorkbookError(f"{path}: not a TOML file ({error}); mend the line or copy a profile that works") from None
+    if text is None:
         raise WorkbookError(
             f"no profile {name!r}; use one of {', '.join(available_profiles())} or a path to a .toml file"
         )
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise WorkbookError(f"{path}: not a TOML file ({error}); mend the line or copy a profile that works") from None
     return _build(Profile, tables | {"name": path.stem}, str(path), ())
 
 
@@ -490,7 +503,7 @@ def _typed(kind: Any, value: Any, source: str, full: str) -> Any:
         if not isinstance(value, list) or (inner[-1] is not Ellipsis and len(value) != len(inner)):
             raise WorkbookError(f"{source}: {full!r} must be a list like {_example(kind)}, not {value!r}")
         return tuple(_typed(inner[0], item, source, full) for item in value)
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     if type(value) is not kind:
         raise WorkbookError(f"{source}: {full!r} must be of type {kind.__name__}, not {value!r}")

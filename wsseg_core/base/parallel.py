@@ -29,9 +29,16 @@ Result = TypeVar("Result")
 
 
 def cpu_count() -> int:
-    """Cores that this process may use, at least one: those of the system, or fewer where a run was given fewer."""
+    """Cores that this process may use, at least one: those of the system, or fewer where a run was given fewer.
+
+    Raises:
+        WorkbookError: the environment variable is no such number.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, int(os.environ.get(CORES, cores)))
+    given = os.environ.get(CORES, "")
+    if given and not (given.isdecimal() and int(given)):
+        raise WorkbookError(f"{CORES}={given}: use a number of cores, 1 or more, or unset it")
+    return min(cores, int(given or cores))
 
 
 def limit_cores(cores: int) -> dict[str, str]:

@@ -17,9 +17,9 @@ import glob
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -146,11 +146,14 @@ class VocDevkit:
         return next((place for place in places if (place / "train.txt").is_file()), None)
 
     def _check_ids(self, entries: Iterable[str], source: Path, remedy: str) -> None:
-        """Refuse lists of files: what is no id of an image while a part of it is one."""
-        for entry in filter(MORE_THAN_AN_ID.search, entries):
+        """Refuse lists of files: what is no id while a part of it is one; and what leads out of the devkit."""
+        for entry in entries:
             meant = MORE_THAN_AN_ID.sub("", entry)
-            if self._find_image(meant) and not self._find_image(entry):
+            if meant != entry and not _leads_out(meant) and self._find_image(meant) and not self._find_image(entry):
                 raise DevkitError(source, f"{entry!r} is no image id", f"write {meant!r}, {remedy}")
+            if _leads_out(entry):
+                where = "put the image into JPEGImages, and write its name without extension"
+                raise DevkitError(source, f"{entry!r} leads out of JPEGImages", where)
 
     def _find_image(self, image_id: str) -> Path | None:
         stem = self.root / "JPEGImages" / image_id
@@ -217,7 +220,7 @@ class VocDevkit:
             remedy = "write it, one line `ID,class,class,...` an image, or one XML of VOC an image into Annotations"
             raise DevkitError(path, "neither this file nor an Annotations folder is there", remedy)
         table: dict[str, list[str]] = {}
-        for row in csv.reader(_read_lines(path)):
+        for row in _csv_rows(path):
             names = [name.strip() for name in row[1:] if name.strip()]
             table.setdefault(row[0].strip(), []).extend(names)
             if not set(self.all_classes).issuperset(names) and {"0", "1"}.issuperset(names):
@@ -234,6 +237,20 @@ class VocDevkit:
             near = difflib.get_close_matches(name, self.all_classes, n=1, cutoff=0)[0]
             raise DevkitError(source, f"unknown class {name!r}", f"the nearest one in {self.root} is {near!r}")
         return self.all_classes.index(name)
+
+
+def _leads_out(image_id: str) -> bool:
+    """Whether an id is a path to another folder, where what is stored of the image would lie, too."""
+    path = PurePosixPath(image_id)
+    return path.is_absolute() or ".." in path.parts
+
+
+def _csv_rows(path: Path) -> Iterator[list[str]]:
+    try:
+        yield from csv.reader(_read_lines(path))
+    except csv.Error as error:
+        remedy = "look for a quotation mark that is not closed"
+        raise DevkitError(path, f"not a table of commas ({error})", remedy) from None
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from wsseg_core.base.errors import WorkbookError
 from wsseg_core.base.files import write_atomically
 from wsseg_core.data.images import read_image
 from wsseg_core.saliency.dcsm import dcsm_setting, live_maps, live_score_map
@@ -73,8 +74,13 @@ def shown_images(files: Sequence[Path]) -> dict[str, np.ndarray]:
     """The free photographs and image files, uint8 (H, W, 3), by title.
 
     Raises:
-        WorkbookError: an image cannot be read.
+        WorkbookError: an image cannot be read, or has the name of another one.
     """
+    stems: dict[str, Path] = {}
+    for path in files:
+        if path.stem in stems:
+            raise WorkbookError(f"{path}: has the name of {stems[path.stem]}; rename one")
+        stems[path.stem] = path
     return free_photographs() | {path.name: read_image(path) for path in files}
 
 

@@ -136,9 +136,11 @@ def segment_files(
         Of each image the share of the pixels of each class drawn, see `class_shares`.
 
     Raises:
-        WorkbookError: an image cannot be read, the folder cannot be written, or two images would write the same mask.
+        WorkbookError: an image cannot be read, the folder cannot be written, two images would write the same mask, or
+            what lies beside an image would be overwritten.
     """
-    _check_names(images, out)
+    written = [".png", "_overlay.jpg", *([".json"] if labelme else [])]
+    _check_names(images, out, written)
     drawn, listed = {}, CocoFile(segmenter.classes)
     for path in tqdm(images, desc="segmenting"):
         image = read_image(path)
@@ -183,13 +185,18 @@ def _at_most(image: np.ndarray, side: int) -> np.ndarray:
     return image if scale >= 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def _check_names(images: Sequence[Path], out: Path) -> None:
+def _check_names(images: Sequence[Path], out: Path, written: Sequence[str]) -> None:
+    """Refuse to lose anything: masks of two images, or files of the user, which lie where the images do."""
     seen: dict[str, Path] = {}
     for path in images:
         if path.stem in seen:
             raise WorkbookError(f"{path}: {seen[path.stem]} would write the same {out / path.stem}.png; rename one")
         if (out / f"{path.stem}.png").resolve() == path.resolve():
             raise WorkbookError(f"{path}: its mask would overwrite it; choose another folder with --out")
+        if out.resolve() == path.resolve().parent:
+            for target in (out / f"{path.stem}{ending}" for ending in written):
+                if target.exists():
+                    raise WorkbookError(f"{target}: would be overwritten; choose another folder with --out")
         seen[path.stem] = path
 
 

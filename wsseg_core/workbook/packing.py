@@ -45,6 +45,8 @@ def pack(run: Run, path: Path) -> int:
     Raises:
         WorkbookError: a notebook has not run yet, or the file cannot be written.
     """
+    if not path.name or path.is_dir():
+        raise WorkbookError(f"{path}: is a folder; give the file to write, as wsseg-{run.profile.name}.tar.gz")
     missing = [source.stem for source in notebook_sources(project_root()) if not _executed(run, source).is_file()]
     if missing:
         raise WorkbookError(

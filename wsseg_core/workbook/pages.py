@@ -5,6 +5,7 @@ Equations become MathML, which browsers draw themselves; code is folded; bars th
 
 import re
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import nbformat
@@ -38,13 +39,21 @@ class _Renderer(IPythonRenderer):
     """Markdown to HTML with MathML in place of formulas that a script would have to draw."""
 
     def inline_math(self, body: str) -> str:
-        return convert(body)
+        return _mathml(body)
 
     def block_math(self, body: str) -> str:
-        return convert(body, display="block")
+        return _mathml(body, display="block")
 
     def latex_environment(self, name: str, body: str) -> str:
-        return convert(rf"\begin{{{name}}}{body}\end{{{name}}}", display="block")
+        return _mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", display="block")
+
+
+def _mathml(body: str, display: str = "inline") -> str:
+    """A formula; its source where it is none, for a slip of the pen is no reason to be without a page."""
+    try:
+        return convert(body, display=display)
+    except Exception:  # latex2mathml has a dozen kinds without a common one, StopIteration among them
+        return f"<code>{escape(body)}</code>"
 
 
 def render_cells(path: Path) -> tuple[str, list[Heading]]:

@@ -169,12 +169,16 @@ def take_reference(run_folder: Path) -> Path:
     missing = next((path for path in single if not path.is_file()), None)
     if missing or not tables:
         raise WorkbookError(f"{missing or run_folder / 'tables'}: not there; run `wsseg run` to its end first")
-    reference = run_folder / REFERENCE
-    shutil.rmtree(reference, ignore_errors=True)
-    reference.mkdir()
-    for path in [*tables, *single]:
-        shutil.copy(path, reference / path.name)
-    return reference
+    reference, taken = run_folder / REFERENCE, run_folder / f".{REFERENCE}"
+    try:
+        shutil.rmtree(taken, ignore_errors=True)
+        taken.mkdir()
+        for path in [*tables, *single]:
+            shutil.copy(path, taken / path.name)
+    except OSError as error:
+        raise WorkbookError(f"{taken}: cannot be written ({error.strerror}); {reference} is as it was") from None
+    shutil.rmtree(reference, ignore_errors=True)  # once all that takes its place is there
+    return taken.rename(reference)
 
 
 def results_page(root: Path) -> str:

@@ -10,7 +10,7 @@ split is in the name of the file, or of its folder. Source: <https://cocodataset
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -135,6 +135,12 @@ def _check_references(file: Path) -> list[str]:
     """Names of the categories that have annotations, in their order; everything that annotations name must be there."""
     value = read_json(file)
     images, names = {record["id"] for record in value["images"]}, _names(value, file)
+    for kind in ("images", "categories"):
+        for number, times in Counter(record["id"] for record in value[kind]).items():
+            if times > 1:
+                raise DevkitError(
+                    file, f"has the id {number} {times} times in its {kind}", "give each an id of its own"
+                )
     used = set()
     for item in value["annotations"]:
         if item["image_id"] not in images:

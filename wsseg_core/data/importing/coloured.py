@@ -56,6 +56,8 @@ def read_cvat(path: Path, names: Sequence[str] = ()) -> ImportedData:
             values = tuple(int(part) for part in colour.split(",") if part.strip().isdecimal())
             if len(values) != 3 or max(values) > 255:
                 raise DevkitError(source, f"{line!r} is not like `name:128,0,0::`", AGAIN)
+            if values in colours.values():
+                raise DevkitError(source, f"{line!r} has the colour of another line", AGAIN)
             colours[name.strip()] = values
     classes = _classes(list(colours), source)
     codes = {_code(np.array(colour)): _value(name, classes) for name, colour in colours.items()}

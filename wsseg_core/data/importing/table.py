@@ -78,9 +78,9 @@ def read(path: Path, names: Sequence[str] = ()) -> ImportedData:
     images: dict[Path, ImportedImage] = {}
     for row, found in zip(table.rows, labels, strict=True):
         split = next((split_name(str(_cell(row, i))) for i in splits), "")
-        image = finder.find(str(row[column]), prefer=split)
+        image = finder.find(str(_cell(row, column)), prefer=split)
         if image is None:
-            raise DevkitError(file, f"names the image {row[column]!r}, which is not below {file.parent}", MEND)
+            raise DevkitError(file, f"names the image {_cell(row, column)!r}, which is not below {file.parent}", MEND)
         before = images.get(image, ImportedImage(image, frozenset(), split))
         if before.split != split:
             raise DevkitError(file, f"has {row[column]!r} in {before.split} and in {split}", "keep one of the lines")
@@ -205,6 +205,8 @@ def _labels_of_rows(table: Table, others: Sequence[int], file: Path) -> list[fro
             wrong = f"its labels are numbers, for instance {min(shown)}"
             raise DevkitError(file, wrong, "write names of classes, or name the columns of 0 and 1 in a first line")
         return labels
+    if marked[-1] >= len(table.header):
+        raise DevkitError(file, "has more cells in a line than in its first", "name every column")
     return [frozenset(table.header[i].strip() for i in marked if _mark(_cell(r, i)) in YES) for r in table.rows]
 
 

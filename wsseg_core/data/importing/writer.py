@@ -99,6 +99,10 @@ def planned(kind: str, data: ImportedData, val_share: float = 0.2, seed: int = 0
             wrong = f"classes {lower[name.casefold()]!r} and {name!r} differ in capitals alone"
             raise DevkitError(data.source, wrong, "write the class in one way")
     images = _identified(data)
+    unknown = [image.path for image in images.values() if not image.split]
+    if unknown and len(unknown) < len(images):
+        wrong = f"{len(unknown)} of {len(images)} images are in no split that is known, for instance {unknown[0]}"
+        raise DevkitError(data.source, wrong, "call the splits train, val and test, or name none")
     splits: dict[str, list[str]] = defaultdict(list)
     for image_id, image in images.items():
         splits[image.split or "train"].append(image_id)
@@ -124,6 +128,8 @@ def _identified(data: ImportedData) -> dict[str, ImportedImage]:
             name = stem if len(images) == 1 else f"{image.path.parent.name}_{stem}"
             if len(images) > 1 and image.split and image.path.parent.name != image.split:
                 name = f"{image.split}_{name}"
+            if name != name.encode(errors="replace").decode():
+                raise DevkitError(repr(str(image.path)), "a name that is not UTF-8 text", "rename the file")
             if name in found:
                 wrong = f"has the same name as {found[name].path}"
                 raise DevkitError(image.path, wrong, "rename one of them, and its annotation with it")
