@@ -29,7 +29,14 @@ NAMES = {
     "fcn_gbp": "FCN with GBP",
     "zof": "zoom-out features, mi-SVM",
     "zof_gbp": "ZOF with GBP",
-    "result2_minus_seed": "result 2 − seed",  # no row, but a headline number that looks like one of seeds
+    # No rows, but headline numbers:
+    "result2_minus_seed": "result 2 − seed",
+    "irregular_static_gain": "static refinement of irregular made errors, gain",
+    "irregular_dynamic_gain": "dynamic refinement from irregular made seeds, gain over the control",
+    "selftrain_first": "self-training, first epoch",
+    "selftrain_best": "self-training, best epoch",
+    "selftrain_last": "self-training, last epoch",
+    "psa_equal_steps": "self-training's network, as many steps on PSA seeds",
 }
 SEEDS = {
     "cam": "CAM seeds",

@@ -24,7 +24,11 @@ TEMPLATES = Path(__file__).parent / "templates"
 # Figures that show what the run has made of images, the one that tells most first.
 PICTURES = ("05_methods", "04_before_after", "03_figure4_raw_diff", "02_figure3_layers", "00_given")
 OUTCOMES = ("holds", "does not hold", "undecided")
-FRACTIONS = {"classifier_map": "mean average precision of the classifier (0 to 1)"}
+FRACTIONS = {
+    "classifier_map": "mean average precision of the classifier (0 to 1)",
+    "static_auc": "area under the curve of the static detector (0 to 1)",
+    "irregular_static_auc": "area under the curve of the static detector, irregular made errors (0 to 1)",
+}
 
 
 def export_html(run: Run, sources: Sequence[Path]) -> Path:
@@ -182,7 +186,7 @@ def _headlines(figures: Mapping[str, Any]) -> list[dict[str, str]]:
         digits = 3 if name in FRACTIONS else 1
         numbers = {key: f"{value[key]:.{digits}f}" for key in ("value", "low", "high")}
         details = {key: str(value.get(key) or figures.get(key, "")) for key in ("split", "protocol")}
-        if name in FRACTIONS:  # the protocol says which classes are drawn
+        if name == "classifier_map":  # the protocol says which classes are drawn
             details["protocol"] = ""
         rows.append({"label": FRACTIONS.get(name) or row_label(name)} | numbers | details)
     return rows
