@@ -152,6 +152,20 @@ def test_features_that_are_lost_are_made_again_and_those_not_finished_are_not_re
     assert torch.equal(open_features(run, trunk(run)).load(run.train_ids[0], 64, ["layer4"])[0], expected)
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["done", "a row missing"])
+@pytest.mark.parametrize("left", [b"", b"\x00" * 64, None], ids=["empty", "zeros", "cut"])
+def test_a_damaged_file_is_made_again(run: Run, left: bytes | None, whole: bool) -> None:
+    store = extract_features(run, trunk(run))
+    expected = [store.load(image_id, 64, ["layer4"])[0] for image_id in run.train_ids]
+    path = features.map_path(features_folder(run), 64, "layer4")
+    path.write_bytes(path.read_bytes()[:-100] if left is None else left)
+    if not whole:
+        np.save(features_folder(run) / "64" / features.DONE, (np.arange(9) > 0).astype(np.uint8))
+    again = extract_features(run, trunk(run))
+    found = [again.load(image_id, 64, ["layer4"])[0] for image_id in run.train_ids]
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
 def test_the_size_is_said_before_and_a_full_disk_is_told(
     run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -168,6 +168,19 @@ def test_the_shipped_classifier_is_that_of_a_run(tmp_path: Path, monkeypatch: py
     assert all(torch.equal(value, expected[name]) for name, value in load_classifier(run).state_dict().items())
 
 
+def test_another_photograph_of_the_same_name_is_looked_at_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("data.run", "workbook.demo_run"):
+        monkeypatch.setattr(f"wsseg_core.{module}.project_root", lambda: tmp_path)
+    grey, white = (np.full((20, 30, 3), value, np.uint8) for value in (128, 255))
+    results = str(tmp_path / "results")
+    kept = [prepare_run({"a": grey, "b": grey}, results).artifacts("saliency") / f"{name}.safetensors" for name in "ab"]
+    for path in kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"maps")
+    prepare_run({"a": white, "b": grey}, results)
+    assert [path.is_file() for path in kept] == [False, True]
+
+
 def test_files_are_segmented_by_the_network_that_is_shipped(networks: Shipped, tmp_path: Path) -> None:
     noise = np.random.default_rng(2).integers(0, 256, (30, 20, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "a.png")

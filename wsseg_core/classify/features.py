@@ -125,7 +125,7 @@ def open_features(run: Run, trunk: nn.Module) -> FeatureStore:
 def _is_whole(folder: Path) -> bool:
     try:
         return bool(np.load(folder / DONE, allow_pickle=False).all())
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         return False
 
 
@@ -173,8 +173,8 @@ def _extract_size(
 ) -> None:
     """One image after the other, so that its maps do not depend on its neighbours in a batch."""
     marks = folder / str(size) / DONE
-    if not all(map_path(folder, size, name).is_file() for name in shapes):
-        marks.unlink(missing_ok=True)  # what is lost is made again, with all that lay beside it
+    if not all(_holds(map_path(folder, size, name), (len(ids), *shape), np.float16) for name, shape in shapes.items()):
+        marks.unlink(missing_ok=True)  # what is lost or damaged is made again, with all that lay beside it
     done = _writable(marks, (len(ids),), np.uint8)
     missing = np.flatnonzero(done == 0).tolist()
     if not missing:
@@ -195,8 +195,15 @@ def _extract_size(
 def _writable(path: Path, shape: tuple[int, ...], kind: type) -> np.memmap:
     """A memory-mapped array, zeros where it is new."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_file():
-        found = open_memmap(path, "r+")
-        if found.shape == shape and found.dtype == kind:
-            return found
+    if _holds(path, shape, kind):
+        return open_memmap(path, "r+")
     return open_memmap(path, "w+", dtype=kind, shape=shape)
+
+
+def _holds(path: Path, shape: tuple[int, ...], kind: type) -> bool:
+    """Whether a file has such an array, whole: one that is cut short would be filled up with zeros without a word."""
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return False
+    return found.shape == shape and found.dtype == kind

@@ -5,6 +5,7 @@ detects: nothing is scored here, and a photograph of one's own has no others.
 """
 
 import csv
+import glob
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,7 +48,11 @@ def prepare_run(images: Mapping[str, np.ndarray], results: str = "results", name
     for image_id, image in ids.items():
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, "PNG")
-        write_atomically(root / "JPEGImages" / f"{image_id}.png", buffer.getvalue())
+        path = root / "JPEGImages" / f"{image_id}.png"
+        if path.is_file() and path.read_bytes() != buffer.getvalue():  # another photograph of the same name
+            for stored in (run.folder / "artifacts").rglob(f"{glob.escape(image_id)}.safetensors"):
+                stored.unlink()
+        write_atomically(path, buffer.getvalue())
     size, threshold = run.profile.data.image_size, run.profile.classifier.threshold
     detected = classifier.class_probabilities(model, VocDevkit(root), list(ids), size, batch_size=4) > threshold
     rows = [[image_id, *np.array(classes)[row]] for image_id, row in zip(ids, detected, strict=True)]
