@@ -1,6 +1,6 @@
 """What it saves to train small networks beside each other, one on each core, and not one after the other on all.
 
-    python benchmarks/side_by_side.py [--profile toy] [--networks 4] [--steps 30] [--repeats 3]
+    python benchmarks/side_by_side.py [--profile toy] [--networks 4] [--steps 200] [--repeats 1]
 
 Segmentation networks over a frozen trunk, with the sizes and batches of the profile, on random features and masks. Both
 ways are measured in turn in one run; the start of the processes is in the time of the second. Results go to
@@ -58,8 +58,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="toy", help="one whose trunk is frozen")
     parser.add_argument("--networks", type=int, default=4, help="how many are trained")
-    parser.add_argument("--steps", type=int, default=30, help="of each training")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds")
+    parser.add_argument("--steps", type=int, default=200, help="of each training; in 30 the start of the processes costs more than it saves")
+    parser.add_argument("--repeats", type=int, default=1, help="rounds")
     arguments = parser.parse_args()
     load, profile = os.getloadavg()[0], load_profile(arguments.profile)
     ways: dict[str, list[float]] = {"one_after_the_other": [], "side_by_side": []}
