@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="toy", help="one whose trunk is frozen")
     parser.add_argument("--networks", type=int, default=4, help="how many are trained")
-    parser.add_argument("--steps", type=int, default=200, help="of each training; in 30 the start of the processes costs more than it saves")
+    parser.add_argument("--steps", type=int, default=200, help="of each training; 30 are too few to gain")
     parser.add_argument("--repeats", type=int, default=1, help="rounds")
     arguments = parser.parse_args()
     load, profile = os.getloadavg()[0], load_profile(arguments.profile)
