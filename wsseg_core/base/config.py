@@ -431,13 +431,13 @@ def load_profile(name: str) -> Profile:
     """
     path = profile_path(name)
     try:
-        text = path.read_text(encoding="utf-8-sig") if path.is_file() else None
-        tables = tomllib.loads(text or "")
+        known = path.is_file()
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig")) if known else {}
     except OSError as error:
         raise WorkbookError(f"{path}: cannot be read ({error.strerror}); mend its name or its permissions") from None
     except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, or of a number of thousands of digits
         raise WorkbookError(f"{path}: not a TOML file ({error}); mend the line or copy a profile that works") from None
-    if text is None:
+    if not known:
         raise WorkbookError(
             f"no profile {name!r}; use one of {', '.join(available_profiles())} or a path to a .toml file"
         )

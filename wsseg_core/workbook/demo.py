@@ -15,12 +15,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from wsseg_core.base.errors import WorkbookError
 from wsseg_core.base.files import write_atomically
 from wsseg_core.data.images import read_image
 from wsseg_core.saliency.dcsm import dcsm_setting, live_maps, live_score_map
 from wsseg_core.segment.shipped import Shipped
-from wsseg_core.workbook.own_images import class_shares
+from wsseg_core.workbook.own_images import check_stems, class_shares
 from wsseg_core.workbook.plots import heat_overlay, overlay
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -76,11 +75,7 @@ def shown_images(files: Sequence[Path]) -> dict[str, np.ndarray]:
     Raises:
         WorkbookError: an image cannot be read, or has the name of another one.
     """
-    stems: dict[str, Path] = {}
-    for path in files:
-        if path.stem in stems:
-            raise WorkbookError(f"{path}: has the name of {stems[path.stem]}; rename one")
-        stems[path.stem] = path
+    check_stems(files)
     return free_photographs() | {path.name: read_image(path) for path in files}
 
 

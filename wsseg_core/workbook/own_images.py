@@ -187,16 +187,26 @@ def _at_most(image: np.ndarray, side: int) -> np.ndarray:
 
 def _check_names(images: Sequence[Path], out: Path, written: Sequence[str]) -> None:
     """Refuse to lose anything: masks of two images, or files of the user, which lie where the images do."""
-    seen: dict[str, Path] = {}
+    check_stems(images)
     for path in images:
-        if path.stem in seen:
-            raise WorkbookError(f"{path}: {seen[path.stem]} would write the same {out / path.stem}.png; rename one")
         if (out / f"{path.stem}.png").resolve() == path.resolve():
             raise WorkbookError(f"{path}: its mask would overwrite it; choose another folder with --out")
         if out.resolve() == path.resolve().parent:
             for target in (out / f"{path.stem}{ending}" for ending in written):
                 if target.exists():
                     raise WorkbookError(f"{target}: would be overwritten; choose another folder with --out")
+
+
+def check_stems(images: Sequence[Path]) -> None:
+    """Refuse files that differ in folder or ending alone: what is written of them would have one name.
+
+    Raises:
+        WorkbookError: naming both.
+    """
+    seen: dict[str, Path] = {}
+    for path in images:
+        if path.stem in seen:
+            raise WorkbookError(f"{path}: {seen[path.stem]} would write the same files; rename one")
         seen[path.stem] = path
 
 
